@@ -1,0 +1,193 @@
+"""The one record every event ends in, and what follows from it. SEMANTICS sections 0, 8 and 9."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from quell.model.action import Action, AgentAction, Severity
+from quell.model.subject import Subject, Target
+
+
+class Status(StrEnum):
+    ASKED = "asked"
+    GRANTED = "granted"
+    REFUSED = "refused"
+    HELD = "held"
+
+
+class Reason(StrEnum):
+    """Why something was refused, held or failed: one closed enumeration (SEMANTICS section 0)."""
+
+    NOT_APPLICABLE = "not-applicable"
+    NO_TARGET = "no-target"
+    NO_AGENT = "no-agent"
+    NO_ENDPOINT = "no-endpoint"
+    IDENTITY = "identity"
+    GONE = "gone"
+    PROTECTED = "protected"
+    STALE = "stale"
+    LIMIT = "limit"
+    BUDGET = "budget"
+    DISRUPTION_BUDGET = "disruption-budget"
+    BREAKER = "breaker"
+    COOLDOWN = "cooldown"
+    PAUSED = "paused"
+    AUDIT = "audit"
+    APPROVAL = "approval"
+    APPROVAL_DENIED = "approval-denied"
+    EXPIRED = "expired"
+    UNKNOWN_SCOPE = "unknown-scope"
+    HOST_NETWORK = "host-network"
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+
+
+class Evidence(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One criterion that held, and the event's value it held on."""
+
+    criterion: str
+    value: str
+
+
+class Match(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A rule or policy that matched. ref is "rule/8" or "policy/NAME"."""
+
+    ref: str
+    name: str
+    evidence: tuple[Evidence, ...] = ()
+
+
+class NearMiss(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A rule of the event's category that did not match, and the first criterion that was not met."""
+
+    ref: str
+    name: str
+    criterion: str
+    expected: str
+    #: The event's value; None where the event has no such thing.
+    got: str | None = None
+
+
+class ActionRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One distinct (action, target, parameters), once, naming every rule that asked."""
+
+    #: "<event id>/<n>": the id of the command, flag or delivery that follows.
+    id: str
+    action: Action
+    target: Target | None = None
+    #: "rule/8", "policy/NAME/default" or "policy/NAME/actions".
+    asked_by: tuple[str, ...]
+    status: Status
+    reason: Reason | None = None
+    explanation: str = ""
+    #: Endpoints of a webhook action, once each.
+    endpoints: tuple[str, ...] = ()
+
+
+class CooldownStarted(Struct, frozen=True, kw_only=True, tag="cooldown"):
+    key: str
+    until: float
+
+
+class BudgetSpent(Struct, frozen=True, kw_only=True, tag="budget"):
+    """One destructive action counted in each of these windows."""
+
+    keys: tuple[str, ...]
+    at: float
+
+
+class QuarantineHeld(Struct, frozen=True, kw_only=True, tag="quarantine-held", omit_defaults=True):
+    target: Target
+    holder: str
+    until: float | None = None
+
+
+class QuarantineLetGo(Struct, frozen=True, kw_only=True, tag="quarantine-let-go"):
+    key: str
+    holder: str
+
+
+StateChange = CooldownStarted | BudgetSpent | QuarantineHeld | QuarantineLetGo
+
+
+class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    event_id: str
+    #: When it was decided.
+    time: float
+    #: Which set of documents decided; Index.revision.
+    revision: int
+    matches: tuple[Match, ...] = ()
+    #: Only where asked for.
+    near_misses: tuple[NearMiss, ...] = ()
+    actions: tuple[ActionRecord, ...] = ()
+    #: True: the event stays out of notifications, syslog and webhooks.
+    suppressed: bool = False
+    #: Specific entries replaced these policy defaults: "policy/NAME/makeRedFlag".
+    default_skipped: tuple[str, ...] = ()
+    changes: tuple[StateChange, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing matched: the record is the event and the revision, nothing more."""
+        return not self.matches and not self.actions
+
+
+class Command(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One action on one target by one agent. Signed as a whole (quell.channel.envelope)."""
+
+    id: str
+    agent: str
+    action: AgentAction
+    target: Target
+    issued: float
+    expires: float
+    nonce: str
+    event_id: str = ""
+    asked_by: tuple[str, ...] = ()
+
+
+class OutcomeStatus(StrEnum):
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    #: The target was no longer there: nothing left to do.
+    GONE = "gone"
+
+
+class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of a command or a delivery. duration in seconds, on the machine that acted."""
+
+    id: str
+    status: OutcomeStatus
+    reason: Reason | None = None
+    explanation: str = ""
+    time: float
+    duration: float | None = None
+    #: Facts: pids reached, namespace inode, interfaces, HTTP status, attempts.
+    facts: dict[str, str | int | float | list[int]] = {}
+
+
+class FlagClass(StrEnum):
+    RED = "red"
+    OPS = "ops"
+
+
+class Flag(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A finding for people. SEMANTICS section 6."""
+
+    id: str
+    flag_class: FlagClass
+    severity: Severity
+    name: str
+    description: str = ""
+    impact: str = ""
+    content: str = ""
+    subject: Subject = Subject()
+    asked_by: tuple[str, ...] = ()
+    event_id: str = ""
+    time: float
+    count: int = 1
+    webhooks: tuple[str, ...] = ()

@@ -1,0 +1,111 @@
+"""What an event says beside its subject, one struct a category. SEMANTICS section 1, the table of categories."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One side of a connection."""
+
+    ip: str | None = None
+    port: int | None = None
+    workload: str | None = None
+    name: str | None = None
+    image: str | None = None
+    namespace: str | None = None
+    service: str | None = None
+
+
+class Connection(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    client: Endpoint | None = None
+    server: Endpoint | None = None
+    protocol: str | None = None
+    fqdn: str | None = None
+
+
+class Role(StrEnum):
+    """Which side the event's subject was on; a victim is never isolated (SEMANTICS section 4, direction)."""
+
+    ATTACKER = "attacker"
+    VICTIM = "victim"
+
+
+class PlainDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="event"):
+    message: str = ""
+    user: str | None = None
+
+
+class SecurityDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="security-event"):
+    message: str = ""
+    file: str | None = None
+    connection: Connection | None = None
+    severity: str | None = None
+    sensor: str | None = None
+    role: Role | None = None
+    #: For a DLP threat: the groups its sensor is set for.
+    groups: tuple[str, ...] = ()
+
+
+class Vulnerability(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    name: str
+    #: Critical, High, Medium, Low or Info.
+    severity: str
+    score: float | None = None
+    package: str | None = None
+    version: str | None = None
+    #: The version that mends it; None where there is none.
+    fixed_version: str | None = None
+    #: True where the source says that there is a fix without naming a version.
+    fixed: bool = False
+    published: float | None = None
+    link: str | None = None
+
+    @property
+    def has_fix(self) -> bool:
+        return self.fixed or bool(self.fixed_version)
+
+
+class CveReport(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="cve-report"):
+    #: container, host, registry or platform.
+    report: str = "container"
+    vulnerabilities: tuple[Vulnerability, ...] = ()
+
+
+class ComplianceItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    #: With its benchmark's letter: D.5.4, K.4.1.1, I.4.1, or <group>/<check>.
+    number: str
+    failed: bool
+    result: str = ""
+    level: str | None = None
+    text: str = ""
+
+
+class ComplianceReport(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="compliance"):
+    items: tuple[ComplianceItem, ...] = ()
+
+
+class AdmissionReview(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="admission-control"):
+    message: str = ""
+    user: str | None = None
+    operation: str | None = None
+    object: str | None = None
+    images: tuple[str, ...] = ()
+    rule: str | None = None
+
+
+class Deviation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="deviation"):
+    """Something a policy does not allow. SEMANTICS sections 1 and 5."""
+
+    policy: str
+    policy_uid: str | None = None
+    #: process, ingress, egress or container.
+    what: str = "process"
+    message: str = ""
+    checksum: str | None = None
+    connection: Connection | None = None
+
+
+Details = PlainDetails | SecurityDetails | CveReport | ComplianceReport | AdmissionReview | Deviation

@@ -1,0 +1,101 @@
+"""Whom an event is about, and the targets that a command may name. SEMANTICS sections 1 and 8."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class Process(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A process instance. pid alone never names one: a start and the other facts go with it."""
+
+    pid: int | None = None
+    #: Field 22 of /proc/PID/stat: clock ticks after boot. Exact, where the source is on the machine.
+    start_ticks: int | None = None
+    #: The start in epoch seconds, where the source only knows that (Falco's proc.pid.ts).
+    start_time: float | None = None
+    boot_id: str | None = None
+    name: str | None = None
+    exe: str | None = None
+    cmdline: str | None = None
+    cwd: str | None = None
+    ppid: int | None = None
+    pgid: int | None = None
+    #: Effective user.
+    uid: int | None = None
+    user: str | None = None
+    #: Names from parent to root.
+    ancestors: tuple[str, ...] = ()
+    #: What kind of content is executed, where that is telling: memfd, deleted.
+    content: str | None = None
+
+
+class Container(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    id: str
+    name: str | None = None
+    image_id: str | None = None
+    #: True where the detector says that it is in the host's network namespace.
+    host_network: bool | None = None
+
+
+class Pod(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    name: str | None = None
+    uid: str | None = None
+    labels: dict[str, str] | None = None
+
+
+class Subject(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Every part is optional; an absent part is None and never matches anything."""
+
+    cluster: str | None = None
+    cluster_uid: str | None = None
+    #: The host's name, as agents and Kubernetes know it.
+    node: str | None = None
+    machine_id: str | None = None
+    namespace: str | None = None
+    namespace_labels: dict[str, str] | None = None
+    pod: Pod | None = None
+    container: Container | None = None
+    image: str | None = None
+    service: str | None = None
+    process: Process | None = None
+    user: str | None = None
+    #: A group the event itself is about (Group.Auto.*).
+    group: str | None = None
+
+    @property
+    def is_workload(self) -> bool:
+        return self.container is not None or self.pod is not None
+
+
+class ProcessTarget(Struct, frozen=True, kw_only=True, tag="process", omit_defaults=True):
+    """One process instance on one machine; every fact given must hold before a signal."""
+
+    node: str
+    process: Process
+    container_id: str | None = None
+    #: When the event happened: a process that started later is another one.
+    seen: float | None = None
+
+
+class NetworkTarget(Struct, frozen=True, kw_only=True, tag="network", omit_defaults=True):
+    """One network namespace on one machine, named by what lives in it."""
+
+    node: str
+    #: What quarantines are keyed on: pod UID, else container id, else "netns:<inode>" or "process:<boot>:<pid>:<ticks>".
+    key: str
+    container_id: str | None = None
+    pod_uid: str | None = None
+    process: Process | None = None
+    netns: int | None = None
+    seen: float | None = None
+
+
+class PodTarget(Struct, frozen=True, kw_only=True, tag="pod", omit_defaults=True):
+    cluster: str | None = None
+    node: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+    uid: str | None = None
+
+
+Target = ProcessTarget | NetworkTarget | PodTarget
