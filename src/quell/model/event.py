@@ -51,6 +51,8 @@ class Event(Struct, frozen=True, kw_only=True):
     """One event. It keeps the detector's bytes; details are decoded only when a rule asks for them."""
 
     id: str
+    #: True where the source gave the id, so that the same one again is a repeat; False where Quell made it.
+    id_given: bool = False
     #: When it happened, by the detector's clock; None where the detector does not say.
     time: float | None
     #: When Quell took it in.
