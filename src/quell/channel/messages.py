@@ -1,0 +1,151 @@
+"""What agent and controller say to each other over the link. One message a binary WebSocket frame, msgpack.
+
+The order of a link: the agent sends Hello; the controller answers Challenge; the agent Proof; the controller
+Welcome (or Refused, and closes). From then on both sides send when they have something:
+
+    agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does
+    controller → agent   Ordered, until an outcome of its command is reported
+
+Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from quell.errors import LinkError
+from quell.model.decision import Outcome
+
+SUBPROTOCOL = "quell.agent.v1"
+LINK_PATH = "/v1/agents/link"
+JOIN_PATH = "/v1/agents/join"
+#: Bytes. A longer frame closes the link; an event with a very long command line is cut by the sensor long before.
+MAX_FRAME = 1 << 20
+#: Seconds within which each step of the handshake must be answered.
+HANDSHAKE_TIMEOUT = 10.0
+
+
+class JoinRequest(Struct, frozen=True, kw_only=True):
+    """The JSON body of POST JOIN_PATH. The token is the only proof; it is good for a short time."""
+
+    token: str
+    name: str
+    #: quell.channel.keys.public_text of the agent's own key.
+    public_key: str
+    node: str
+    machine_id: str
+
+
+class Joined(Struct, frozen=True, kw_only=True):
+    """The answer, 201: the agent's id from now on, and the key that signs its commands."""
+
+    agent: str
+    controller_key: str
+
+
+class Hello(Struct, frozen=True, kw_only=True, tag="hello", omit_defaults=True):
+    """Who dials, and what can be asked of it."""
+
+    agent: str
+    version: str
+    node: str
+    machine_id: str
+    boot_id: str
+    #: Epoch seconds.
+    boot_time: float
+    #: Words of the actions it can do, such as agentKillProcess.
+    capabilities: tuple[str, ...] = ()
+    #: What it cannot do and why, one line each, for people.
+    limits: tuple[str, ...] = ()
+    #: Inode of the host's network namespace; None where it cannot be read.
+    host_netns: int | None = None
+
+
+class Proof(Struct, frozen=True, kw_only=True, tag="proof"):
+    """quell.channel.envelope.prove over the challenge's nonce."""
+
+    signature: bytes
+
+
+class Observed(Struct, frozen=True, kw_only=True, tag="observed"):
+    """One event of the agent's sensor, in the native JSON format."""
+
+    id: str
+    raw: bytes
+    #: When the agent took it in, epoch seconds.
+    received: float
+
+
+class Reported(Struct, frozen=True, kw_only=True, tag="reported"):
+    outcome: Outcome
+
+
+class Challenge(Struct, frozen=True, kw_only=True, tag="challenge"):
+    #: At least 16 random bytes, never used twice.
+    nonce: bytes
+
+
+class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", omit_defaults=True):
+    #: More that may never be touched, beside what the agent protects by itself (quell.agent.protected).
+    protected: tuple[str, ...] = ()
+    #: True: every destructive command is answered refused, reason paused.
+    paused: bool = False
+
+
+class Ordered(Struct, frozen=True, kw_only=True, tag="ordered"):
+    """A signed command, see quell.channel.envelope."""
+
+    envelope: bytes
+
+
+class EventAck(Struct, frozen=True, kw_only=True, tag="event-ack"):
+    """These events are on disk with their decisions."""
+
+    ids: tuple[str, ...]
+
+
+class OutcomeAck(Struct, frozen=True, kw_only=True, tag="outcome-ack"):
+    """The outcomes of these commands are on disk."""
+
+    ids: tuple[str, ...]
+
+
+class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
+    """The link is refused; the controller closes it."""
+
+    reason: str
+
+
+FromAgent = Hello | Proof | Observed | Reported
+FromController = Challenge | Welcome | Ordered | EventAck | OutcomeAck | Refused
+
+_T = TypeVar("_T")
+_encoder = msgspec.msgpack.Encoder()
+_from_agent: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)
+_from_controller: msgspec.msgpack.Decoder[FromController] = msgspec.msgpack.Decoder(FromController)
+
+
+def encode(message: FromAgent | FromController) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_from_agent(frame: bytes | str) -> FromAgent:
+    """Raises LinkError for anything that is not one well-formed message of an agent."""
+    return _decode(_from_agent, frame)
+
+
+def decode_from_controller(frame: bytes | str) -> FromController:
+    """Raises LinkError for anything that is not one well-formed message of a controller."""
+    return _decode(_from_controller, frame)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_T], frame: bytes | str) -> _T:
+    if isinstance(frame, str):
+        raise LinkError("expected a binary frame, got a text frame")
+    try:
+        return decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise LinkError(f"not a message of {SUBPROTOCOL}: {error}") from error
