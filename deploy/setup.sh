@@ -1,0 +1,71 @@
+#!/bin/sh
+# Sets up this checkout: a virtual environment in .venv and, on Debian as root, the system packages.
+#   deploy/setup.sh run     what `quell up` and the demonstration use
+#   deploy/setup.sh test    what the tests use as well
+# Says nothing and takes a few milliseconds when nothing is missing. What it cannot install it names and goes on:
+# Quell then says itself what it cannot do, and tests that need it skip with the reason.
+set -eu
+cd "$(dirname "$0")/.."
+
+packages="iproute2 nftables iputils-ping netcat-openbsd"
+if [ "${1:-run}" = test ]; then
+    packages="$packages busybox-static podman runc catatonit uidmap fuse-overlayfs containernetworking-plugins netavark wrk"
+fi
+
+say() { echo "setup: $*" >&2; }
+
+apt() {
+    DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null
+}
+
+install_packages() {
+    say "installing Debian packages:$*"
+    apt update || true
+    # shellcheck disable=SC2068 # a list of words
+    apt install -y --no-install-recommends $@
+}
+
+python() {
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    say "Python 3.11 or later is needed and was not found"
+    exit 1
+}
+
+system() {
+    command -v dpkg-query >/dev/null || return 0
+    missing=""
+    for package in $packages; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        say "not root, going on without:$missing"
+    elif ! install_packages "$missing"; then
+        say "could not install:$missing; going on without"
+    fi
+}
+
+environment() {
+    want="$(cat pyproject.toml constraints.txt | cksum) $PWD"
+    [ "$(cat .venv/.ready 2>/dev/null)" != "$want" ] || return 0
+    python="$(python)"
+    if [ ! -x .venv/bin/pip ]; then
+        if ! "$python" -c 'import ensurepip, venv' 2>/dev/null && [ "$(id -u)" = 0 ]; then
+            install_packages " python3-venv"
+        fi
+        rm -rf .venv
+        "$python" -m venv .venv
+    fi
+    say "installing Python packages into .venv (once, about half a minute)"
+    # The environment variable also holds for the build of the package itself; -c alone does not.
+    PIP_CONSTRAINT=constraints.txt .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+    echo "$want" >.venv/.ready
+}
+
+system
+environment
