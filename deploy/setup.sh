@@ -63,7 +63,7 @@ environment() {
     fi
     say "installing Python packages into .venv (once, about half a minute)"
     # The environment variable also holds for the build of the package itself; -c alone does not.
-    PIP_CONSTRAINT=constraints.txt .venv/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+    PIP_CONSTRAINT=constraints.txt .venv/bin/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
     echo "$want" >.venv/.ready
 }
 

@@ -1,0 +1,5 @@
+"""`python -m quell` is `quell`."""
+
+from quell.cli.main import main
+
+main()
