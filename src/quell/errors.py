@@ -8,6 +8,7 @@ QuellError
 ├── StoreError         the store cannot take a write
 │   └── StoreFull      no room on the disk
 ├── QueueFull          too much waits to be written
+├── Unreachable        the controller does not answer
 └── ApiError           the controller's API answered with a problem
 """
 
@@ -77,6 +78,10 @@ class QueueFull(QuellError):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Unreachable(QuellError):
+    pass
 
 
 class ApiError(QuellError):

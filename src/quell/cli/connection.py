@@ -1,0 +1,46 @@
+"""Which controller a command talks to, and with which token."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from quell.client import Client
+
+DEFAULT_URL = "http://127.0.0.1:7341"
+
+
+class Connection(Struct, frozen=True, kw_only=True):
+    """The global options. token "": the admin.token of the state folder, where this user may read it."""
+
+    url: str = DEFAULT_URL
+    token: str = ""
+    state: Path | None = None
+
+
+def default_state() -> Path:
+    """Where a controller of this user keeps its state unless told otherwise."""
+    return Path("/var/lib/quell") if os.geteuid() == 0 else Path.home() / ".local/state/quell"
+
+
+def connect(context: typer.Context) -> Client:
+    """A client for the global options of this call; whoever uses it closes it."""
+    from quell.client import Client  # httpx costs 150 ms that `quell version` and shell completion can do without
+
+    connection = context.find_object(Connection) or Connection()
+    return Client(connection.url, connection.token or _token_of(connection.state))
+
+
+def _token_of(state: Path | None) -> str:
+    folders = [state] if state is not None else [Path(".state"), default_state()]
+    for folder in folders:
+        try:
+            return (folder / "admin.token").read_text().strip()
+        except OSError:
+            continue  # not there or not ours to read: the controller says what is missing
+    return ""

@@ -1,0 +1,168 @@
+"""apply, get, delete and validate: the documents people write."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quell.cli.connection import connect
+from quell.cli.exits import Exit
+from quell.cli.output import Format, Output, console, print_data, print_rows
+
+if TYPE_CHECKING:
+    from quell.client import Change
+    from quell.documents.load import Documents
+
+Kind = Annotated[str, typer.Argument(help="ResponseRule, Group, Webhook or Policy; or rules, groups, ...")]
+Files = Annotated[
+    list[str], typer.Option("-f", "--file", help="A YAML file, a folder of them, or - for standard input.")
+]
+
+_VERB_STYLE = {"created": "green", "configured": "yellow", "deleted": "red", "unchanged": "dim"}
+
+
+def apply(
+    context: typer.Context,
+    file: Files,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change and change nothing.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create or change documents: all of them, or none if one is wrong."""
+    texts, documents = _read(file)
+    with connect(context) as client:
+        changes = client.apply("\n---\n".join(texts).encode(), dry_run=dry_run)
+    _print_changes(changes, output, note=" (dry run)" if dry_run else "")
+    _print_warnings(documents)
+
+
+def validate(
+    files: Annotated[list[str], typer.Argument(help="YAML files, folders of them, or - for standard input.")],
+) -> None:
+    """Check documents without a controller; every problem of every file is printed."""
+    _, documents = _read(files)
+    from quell.documents.references import check
+
+    check(documents)
+    _print_warnings(documents)
+    counts = {
+        ("rule", "rules"): len(documents.rules),
+        ("group", "groups"): len(documents.groups),
+        ("webhook", "webhooks"): len(documents.webhooks),
+        ("policy", "policies"): len(documents.policies),
+    }
+    told = ", ".join(f"{count} {one if count == 1 else many}" for (one, many), count in counts.items() if count)
+    print(f"valid: {told or 'no documents'}")
+
+
+def get(
+    context: typer.Context,
+    kind: Kind,
+    name: Annotated[str | None, typer.Argument(help="One document; without it, all of the kind.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show documents as the controller holds them. -o yaml can be applied again."""
+    with connect(context) as client:
+        documents = client.documents(kind, name)
+    if name is not None and not documents:
+        print(f"no {kind} named {name}", file=sys.stderr)
+        raise typer.Exit(Exit.FAILED)
+    if output is Format.YAML:
+        import yaml
+
+        print(yaml.safe_dump_all(documents, sort_keys=False, allow_unicode=True), end="")
+        return
+    print_rows(
+        documents,
+        output,
+        {
+            "kind": lambda document: document["kind"],
+            "name": lambda document: document["metadata"]["name"],
+            "id": lambda document: _spec(document).get("id"),
+            "on": lambda document: _spec(document).get("event") or _spec(document).get("type"),
+            "what": _summary,
+        },
+        empty=f"no {kind}",
+    )
+
+
+def delete(
+    context: typer.Context,
+    kind: Kind,
+    name: Annotated[str, typer.Argument(help="The document's name.")],
+    *,
+    unquarantine: Annotated[bool, typer.Option("--unquarantine", help="Also end the quarantines it holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also delete the rules that refer to it.")] = False,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Delete a document. Without --unquarantine what it isolated stays isolated, and the answer says so."""
+    if not yes:
+        typer.confirm(f"Delete {kind} {name}?", abort=True, err=True)
+    with connect(context) as client:
+        changes = client.delete(kind, name, unquarantine=unquarantine, force=force)
+    _print_changes(changes, output)
+
+
+def _read(names: list[str]) -> tuple[list[str], Documents]:
+    """The texts as they are, and what they say; DocumentError with all problems of all files."""
+    from quell.documents.load import load_paths, load_text
+    from quell.errors import DocumentError, Problem
+
+    if names == ["-"]:
+        text = sys.stdin.read()
+        return [text], load_text(text, "standard input")
+    paths = [Path(name) for name in names]
+    missing = [Problem(file=str(path), message="no such file or folder") for path in paths if not path.exists()]
+    if missing:
+        raise DocumentError(missing)
+    files = [file for path in paths for file in ([path] if path.is_file() else _documents_in(path))]
+    return [file.read_text() for file in files], load_paths(paths)
+
+
+def _documents_in(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in {".yaml", ".yml"})
+
+
+def _print_warnings(documents: Documents) -> None:
+    if documents.warnings:
+        from quell.cli.problems import print_problems
+
+        print_problems(console(error=True), documents.warnings, kind="warning")
+
+
+def _print_changes(changes: list[Change], output: Format, note: str = "") -> None:
+    if output is not Format.TABLE:
+        print_data(changes, output)
+        return
+    from rich.text import Text
+
+    screen = console()
+    for change in changes:
+        number = f" (id {change.id})" if change.id else ""
+        screen.print(
+            Text.assemble(
+                f"{change.kind} ", (change.name, "bold"), f"{number} ", (change.verb, _VERB_STYLE[change.verb]), note
+            )
+        )
+        for warning in change.warnings:
+            screen.print(Text.assemble("  ", ("warning", "yellow"), f": {warning}"))
+
+
+def _spec(document: dict[str, Any]) -> dict[str, Any]:
+    spec = document.get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
+def _summary(document: dict[str, Any]) -> str:
+    spec = _spec(document)
+    words = [_word(action) for action in spec.get("actions", ())] if isinstance(spec.get("actions"), list) else []
+    state = "disabled" if spec.get("disable") or spec.get("enabled") is False else str(spec.get("mode", ""))
+    return ", ".join(part for part in (*words, str(spec.get("url", "")), str(spec.get("comment", "")), state) if part)
+
+
+def _word(action: Any) -> str:
+    return next(iter(action), "") if isinstance(action, dict) else str(action)

@@ -1,0 +1,113 @@
+"""The command line: `quell` and its commands, one module a noun. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quell import __version__
+from quell.cli import (
+    agents,
+    documents,
+    events,
+    explain,
+    flags,
+    processes,
+    quarantines,
+    rejects,
+    tokens,
+    webhooks,
+)
+from quell.cli.connection import DEFAULT_URL, Connection
+from quell.cli.exits import MEANINGS, Exit, exit_of
+from quell.errors import ApiError, DocumentError, QuellError
+
+app = typer.Typer(
+    name="quell",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: " + "; ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + ".",
+)
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    url: Annotated[str, typer.Option("--url", envvar="QUELL_URL", help="The controller's address.")] = DEFAULT_URL,
+    token: Annotated[
+        str,
+        typer.Option(
+            "--token",
+            envvar="QUELL_TOKEN",
+            help="An API token; without one, the admin.token of the state folder.",
+            show_default=False,
+        ),
+    ] = "",
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", envvar="QUELL_STATE", help="The state folder of a controller on this machine."),
+    ] = None,
+) -> None:
+    """An open response engine for runtime security: detectors say what happened; Quell decides, acts, and can say why."""
+    context.obj = Connection(url=url, token=token, state=state)
+
+
+app.command()(processes.up)
+app.command()(processes.controller)
+app.command(context_settings=processes.PASS_THROUGH, add_help_option=False)(processes.agent)
+app.command()(documents.apply)
+app.command()(documents.get)
+app.command()(documents.delete)
+app.command()(documents.validate)
+app.command()(explain.explain)
+app.add_typer(events.app, name="events")
+app.add_typer(flags.app, name="flags")
+app.add_typer(rejects.app, name="rejects")
+app.add_typer(quarantines.app, name="quarantines")
+app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(agents.app, name="agents")
+app.add_typer(tokens.app, name="tokens")
+
+
+@app.command()
+def version() -> None:
+    """Print this program's version."""
+    print(__version__)
+
+
+def main() -> None:
+    """The entry point: runs the command and turns an error into a short message and its exit code."""
+    try:
+        app(prog_name="quell")
+    except QuellError as error:
+        _report(error)
+        sys.exit(exit_of(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"quell: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(Exit.INPUT)
+
+
+def _report(error: QuellError) -> None:
+    problems = error.problems if isinstance(error, DocumentError | ApiError) else []
+    if problems:
+        from quell.cli.output import console
+        from quell.cli.problems import print_problems
+
+        print_problems(console(error=True), problems)
+        return
+    print(f"quell: {error}", file=sys.stderr)
+    advice = _ADVICE.get(exit_of(error))
+    if advice:
+        print(advice, file=sys.stderr)
+
+
+_ADVICE = {
+    Exit.UNREACHABLE: "Is one running (`quell up`)? Another address: --url or QUELL_URL.",
+    Exit.FORBIDDEN: "Give a token that may: --token, QUELL_TOKEN, or --state FOLDER on the controller's machine.",
+}

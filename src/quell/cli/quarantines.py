@@ -1,0 +1,41 @@
+"""quarantines list and release."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from quell.cli.connection import connect
+from quell.cli.output import Format, Output, clock, print_rows
+
+app = typer.Typer(help="What is cut off from the network, and by whom.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
+    """Every quarantine with its holders: it ends when the last lets go."""
+    with connect(context) as client:
+        quarantines = client.quarantines()
+    print_rows(
+        quarantines,
+        output,
+        {
+            "key": lambda quarantine: quarantine.get("key"),
+            "node": lambda quarantine: quarantine.get("node"),
+            "holders": lambda quarantine: quarantine.get("holders"),
+            "until": lambda quarantine: clock(quarantine.get("until")),
+        },
+        empty="nothing is in quarantine",
+    )
+
+
+@app.command()
+def release(
+    context: typer.Context,
+    key: Annotated[str, typer.Argument(help="As `quell quarantines list` shows it.")],
+) -> None:
+    """End a quarantine, whoever holds it."""
+    with connect(context) as client:
+        client.release(key)
+    print(f"released {key}")

@@ -1,0 +1,271 @@
+"""The decision record for people: what happened, what matched and why, what was asked and what became of it.
+
+SEMANTICS section 0.4. `quell explain`, the demonstration and the dry run print it; all from one Explanation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from quell.cli.output import clock, milliseconds
+from quell.model.action import (
+    Action,
+    KillPod,
+    MakeOpsFlag,
+    MakeRedFlag,
+    Quarantine,
+    ReniceProcess,
+    SendWebhook,
+    word,
+)
+from quell.model.decision import (
+    ActionRecord,
+    Decision,
+    Flag,
+    Match,
+    NearMiss,
+    Outcome,
+    OutcomeStatus,
+    Status,
+)
+from quell.model.explanation import Explanation
+from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget, Target
+
+_STYLE: Mapping[str, str] = {
+    Status.ASKED: "dim",
+    Status.GRANTED: "green",
+    Status.REFUSED: "red",
+    Status.HELD: "yellow",
+    OutcomeStatus.DONE: "bold green",
+    OutcomeStatus.FAILED: "bold red",
+    OutcomeStatus.EXPIRED: "red",
+    OutcomeStatus.GONE: "yellow",
+}
+_ARROW = (" → ", "dim")
+
+
+def print_record(console: Console, explanation: Explanation, *, near_misses: bool = False, pending: str = "") -> None:
+    """pending: what to say of a granted action that has no outcome yet, such as "waiting for the agent"."""
+    decision = explanation.decision
+    console.print(_event(explanation.event))
+    console.print()
+    if decision.matches:
+        console.print(_section("matched", (_match(match) for match in decision.matches)))
+    else:
+        console.print(_section("matched", (Text("no rule", "dim"),)))
+    if decision.suppressed:
+        console.print(_section("log", (Text("suppressed: kept out of notifications, syslog and webhooks"),)))
+    if decision.actions:
+        console.print(
+            _section("actions", (_action(record, explanation.outcomes, pending) for record in decision.actions))
+        )
+    if explanation.flags:
+        console.print(_section("flags", (_flag(flag) for flag in explanation.flags)))
+    if near_misses:
+        missed = [_near_miss(miss) for miss in decision.near_misses] or [Text("no other rule of this category", "dim")]
+        console.print(_section("not matched", missed))
+    console.print(_section("decided", (_decided(explanation.event, decision),)))
+
+
+def _section(title: str, lines: Sequence[Any] | Iterator[Any]) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(width=11, no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for position, line in enumerate(lines):
+        table.add_row("" if position else title, line)
+    return table
+
+
+def _event(event: Mapping[str, Any]) -> Table:
+    level = str(event.get("level", ""))
+    severe = level in {"Emergency", "Alert", "Critical", "Error"}
+    name = Text(str(event.get("name", "")), "bold")
+    catalogue_name = event.get("catalogue_name")
+    if catalogue_name and catalogue_name != event.get("name"):
+        name.append(f"  ({catalogue_name})", "dim")
+    category = "/".join(str(event[key]) for key in ("category", "kind") if event.get(key))
+    about = Text.assemble(
+        (level, "bold red" if severe else "yellow"),
+        f" {category} from {event.get('source', '?')}, ",
+        clock(event.get("time")),
+    )
+    lines = [name, about]
+    subject = describe_subject(event.get("subject") or {})
+    if subject:
+        lines.append(Text(subject))
+    message = (event.get("details") or {}).get("message")
+    if message and message != event.get("name"):
+        lines.append(Text(str(message), "dim"))
+    lines.append(Text(str(event.get("id", "")), "dim"))
+    return _section("event", lines)
+
+
+def describe_subject(subject: Mapping[str, Any]) -> str:
+    """In one line, from the narrowest part outwards: process, container, pod, node."""
+    parts = []
+    process = subject.get("process")
+    if process:
+        parts.append(_describe_process(process))
+    container = subject.get("container")
+    if container:
+        label = container.get("name") or str(container.get("id", ""))[:12]
+        parts.append(f"container {label}" + (f" ({subject['image']})" if subject.get("image") else ""))
+    elif subject.get("image"):
+        parts.append(f"image {subject['image']}")
+    pod = subject.get("pod")
+    if pod and pod.get("name"):
+        parts.append(f"pod {'/'.join(part for part in (subject.get('namespace'), pod['name']) if part)}")
+    elif subject.get("namespace"):
+        parts.append(f"namespace {subject['namespace']}")
+    parts.extend(f"{key} {subject[key]}" for key in ("service", "node") if subject.get(key))
+    return ", ".join(parts)
+
+
+def _describe_process(process: Mapping[str, Any]) -> str:
+    known = [
+        f"pid {process['pid']}" if process.get("pid") is not None else "",
+        str(process.get("cmdline") or process.get("exe") or ""),
+    ]
+    inside = ", ".join(part for part in known if part)
+    return f"process {process.get('name') or '?'}" + (f" ({inside})" if inside else "")
+
+
+def _match(match: Match) -> Any:
+    head = Text.assemble((match.ref, "cyan"), "  ", match.name)
+    if not match.evidence:
+        head.append("  (no criterion: everything of this category)", "dim")
+        return head
+    evidence = Table.grid(padding=(0, 2, 0, 0))
+    evidence.add_column(overflow="fold")
+    evidence.add_column(overflow="fold")
+    for held in match.evidence:
+        evidence.add_row(Text(held.criterion), Text.assemble(("is ", "dim"), (held.value, "green")))
+    return Group(head, Padding(evidence, (0, 0, 0, 2)))
+
+
+def _action(record: ActionRecord, outcomes: Sequence[Outcome], pending: str) -> Any:
+    head = Text(describe_action(record.action), "bold")
+    if record.target is not None:
+        head.append(f"  {describe_target(record.target)}", "default")
+    if record.endpoints:
+        head.append(f"  to {', '.join(record.endpoints)}", "default")
+    course = Text.assemble(("asked by ", "dim"), (", ".join(record.asked_by), "cyan"), _ARROW, _status(record))
+    mine = [outcome for outcome in outcomes if outcome.id == record.id or outcome.id.startswith(f"{record.id}/")]
+    lines = [course]
+    for outcome in mine:
+        drawn = _outcome(outcome)
+        if len(mine) == 1:
+            course.append_text(Text.assemble(_ARROW, drawn))
+        else:
+            lines.append(Text.assemble(_ARROW, (outcome.id.removeprefix(f"{record.id}/"), "bold"), " ", drawn))
+    if not mine and record.status is Status.GRANTED and pending:
+        course.append_text(Text.assemble(_ARROW, (pending, "dim")))
+    return Group(head, Padding(Group(*lines), (0, 0, 0, 2)))
+
+
+def _status(record: ActionRecord) -> Text:
+    text = Text(record.status.value, _STYLE.get(record.status, ""))
+    if record.reason is not None:
+        text.append(f" ({record.reason.value})")
+    if record.explanation:
+        text.append(f": {record.explanation}")
+    return text
+
+
+def _outcome(outcome: Outcome) -> Text:
+    text = Text(outcome.status.value, _STYLE.get(outcome.status, ""))
+    if outcome.duration is not None:
+        text.append(f" in {milliseconds(outcome.duration)}", "bold")
+    if outcome.reason is not None:
+        text.append(f" ({outcome.reason.value})")
+    if outcome.explanation:
+        text.append(f": {outcome.explanation}")
+    facts = ", ".join(f"{key} {_fact(value)}" for key, value in outcome.facts.items())
+    if facts:
+        text.append(f"  [{facts}]", "dim")
+    return text
+
+
+def _fact(value: str | float | list[int]) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+def describe_action(action: Action) -> str:
+    """The word, and the parameters that are set."""
+    match action:
+        case Quarantine(ttl=ttl, strict=strict):
+            parameters = [f"for {ttl:g} s"] if ttl is not None else []
+            parameters += ["strict"] if strict else []
+        case MakeRedFlag(severity=severity) | MakeOpsFlag(severity=severity):
+            parameters = [severity.value]
+        case ReniceProcess(priority=priority):
+            parameters = [f"to {priority}"]
+        case KillPod(grace_period=seconds) if seconds:
+            parameters = [f"grace {seconds} s"]
+        case SendWebhook() | _:
+            parameters = []
+    return " ".join([word(action), *parameters])
+
+
+def describe_target(target: Target) -> str:
+    match target:
+        case ProcessTarget(node=node, process=process, container_id=container_id):
+            inside = f" in container {container_id[:12]}" if container_id else ""
+            return f"{_brief(process)}{inside} on {node}"
+        case NetworkTarget(node=node, container_id=container_id, pod_uid=pod_uid, process=process, key=key):
+            if container_id:
+                of = f"container {container_id[:12]}"
+            elif pod_uid:
+                of = f"pod {pod_uid}"
+            else:
+                of = _brief(process) if process is not None else key
+            return f"network of {of} on {node}"
+        case PodTarget(namespace=namespace, name=name, uid=uid):
+            return f"pod {namespace or '?'}/{name or uid or '?'}"
+
+
+def _brief(process: Process) -> str:
+    return f"{process.name or 'process'} (pid {process.pid})"
+
+
+def _flag(flag: Flag) -> Text:
+    text = Text.assemble(
+        (f"{flag.flag_class.value} {flag.severity.value}", "bold red" if flag.flag_class == "red" else "bold yellow")
+    )
+    text.append(f"  {flag.name}")
+    if flag.description:
+        text.append(f": {flag.description}", "dim")
+    if flag.count > 1:
+        text.append(f"  ({flag.count} times)", "dim")
+    return text
+
+
+def _near_miss(miss: NearMiss) -> Text:
+    got = (
+        Text.assemble(("got ", "dim"), (miss.got, "yellow"))
+        if miss.got is not None
+        else Text("the event has none", "yellow")
+    )
+    return Text.assemble(
+        (miss.ref, "cyan"),
+        f"  {miss.name}: ",
+        (miss.criterion, "bold"),
+        ("  expected ", "dim"),
+        miss.expected,
+        (", ", "dim"),
+        got,
+    )
+
+
+def _decided(event: Mapping[str, Any], decision: Decision) -> Text:
+    text = Text(f"by revision {decision.revision} of the rules, {clock(decision.time)}", "dim")
+    received = event.get("received")
+    if received is not None and decision.time >= received:
+        text.append(f", {milliseconds(decision.time - received)} after receipt", "dim")
+    return text
