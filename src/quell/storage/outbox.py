@@ -1,0 +1,49 @@
+"""What is still to be sent: written with the event, removed with the outcome. SEMANTICS section 9."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from quell.storage import packed
+from quell.storage.records import OutboxItem
+
+# The id is derived from the event's, so a second one is the same thing again.
+_INSERT = packed.statement("INSERT OR IGNORE INTO outbox (id, channel, body)", plain=2)
+_DELETE = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?))"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(OutboxItem).decode
+
+
+def insert(connection: sqlite3.Connection, items: Iterable[OutboxItem]) -> None:
+    packed.insert(connection, _INSERT, (((item.id, item.channel), (_encode(item),)) for item in items))
+
+
+def delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
+    if ids:
+        connection.execute(_DELETE, (packed.texts(ids),))
+
+
+def waiting(connection: sqlite3.Connection, channel: str | None = None) -> list[OutboxItem]:
+    """All items, or those of a channel, in the order they were written."""
+    if channel is None:
+        rows = connection.execute("SELECT body FROM outbox ORDER BY n")
+    else:
+        rows = connection.execute("SELECT body FROM outbox WHERE channel = ? ORDER BY n", (channel,))
+    return [_decode(body) for (body,) in rows]
+
+
+def get(connection: sqlite3.Connection, item_id: str) -> OutboxItem | None:
+    row = connection.execute("SELECT body FROM outbox WHERE id = ?", (item_id,)).fetchone()
+    return None if row is None else _decode(row[0])
+
+
+def postpone(connection: sqlite3.Connection, item_id: str, attempts: int, due: float) -> None:
+    """Notes that so many attempts were made and when the next may be; an item already settled stays away."""
+    item = get(connection, item_id)
+    if item is not None:
+        body = _encode(msgspec.structs.replace(item, attempts=attempts, due=due))
+        connection.execute("UPDATE outbox SET body = ? WHERE id = ?", (body, item_id))

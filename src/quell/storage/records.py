@@ -1,0 +1,103 @@
+"""What goes into the store and what comes out of it. SEMANTICS section 9."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from quell.model.decision import Decision, Flag, Outcome, StateChange
+from quell.model.event import Event
+
+
+class OutboxItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something to be sent once its event is on disk; it stays until its outcome is recorded."""
+
+    id: str
+    #: "agent:<agent id>" or "webhook:<endpoint name>".
+    channel: str
+    body: bytes
+    created: float
+    #: After this moment it is an outcome `expired`; None: never.
+    expires: float | None = None
+    event_id: str = ""
+    attempts: int = 0
+    #: Not to be sent before this moment.
+    due: float = 0.0
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """One event with all that was decided about it: written in one transaction or not at all."""
+
+    event: Event
+    decision: Decision
+    outbox: tuple[OutboxItem, ...] = ()
+    flags: tuple[Flag, ...] = ()
+    #: True: the id is from quell.ids.uuid7 in this process, so it is new and needs no row of its own to be found.
+    #: False is always correct.
+    own_id: bool = False
+
+
+class Stored(Struct, frozen=True, kw_only=True):
+    """An event as the journal keeps it: DETECTORS[source].decode(raw, id=id, received=received) is the event."""
+
+    id: str
+    received: float
+    source: str
+    raw: bytes
+    decision: Decision
+
+
+class Settled(Struct, frozen=True, kw_only=True, tag="settled"):
+    """Outcomes that were recorded together, and the state changes that followed from them."""
+
+    outcomes: tuple[Outcome, ...]
+    changes: tuple[StateChange, ...] = ()
+
+
+class Reject(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Bytes that were refused at ingest, kept so that a person can look at them."""
+
+    id: str
+    time: float
+    source: str
+    #: Line of the batch, from 1; 0: not from a batch.
+    line: int = 0
+    reason: str
+    #: Byte offset of the fault; None: unknown.
+    position: int | None = None
+    raw: bytes
+    #: Who sent it.
+    peer: str = ""
+
+
+class Retention(Struct, frozen=True, kw_only=True):
+    """How long things are kept."""
+
+    #: Bytes of the database in use, above which the oldest events go. The write-ahead log comes on top
+    #: (checkpoint.RESTART_BYTES in ordinary running), and up to size_step between two checks.
+    max_bytes: int = 1 << 30
+    #: Seconds that events and their decisions are kept.
+    max_age: float = 30 * 86_400.0
+    #: Seconds that flags, outcomes, deliveries, dead letters and rejects are kept.
+    record_age: float = 365 * 86_400.0
+    #: The newest so many of each of those are kept.
+    record_count: int = 200_000
+    #: Bytes written between two checks of the size.
+    size_step: int = 4 << 20
+
+
+class Statistics(Struct, frozen=True, kw_only=True):
+    """What the store is doing, for metrics. Sizes in bytes."""
+
+    queued_entries: int
+    queued_bytes: int
+    events: int
+    commits: int
+    failures: int
+    #: Seconds the last commit took.
+    commit_seconds: float
+    #: Bytes a second that the queue drains at when it is busy.
+    drain_rate: float
+    wal_bytes: int
+    file_bytes: int
+    #: Bytes of state changes that a restart would replay: take a snapshot when it is large.
+    replay_bytes: int

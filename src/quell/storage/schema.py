@@ -1,0 +1,81 @@
+"""The database file: opening, connection settings and numbered migrations."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from importlib import resources
+from pathlib import Path
+
+from quell.errors import StoreError
+
+#: "Quel": tells `file` and us that the database is ours.
+APPLICATION_ID = 0x5175656C
+#: Milliseconds to wait for another connection of this process; only checkpoints and the schema ever hold a lock.
+BUSY_TIMEOUT = 5_000
+
+
+def migrations() -> list[tuple[int, str, str]]:
+    """(number, name, script) of each file NNNN_name.sql, in order, without gaps."""
+    found = []
+    for file in resources.files("quell.storage").joinpath("migrations").iterdir():
+        match = re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name)
+        if match:
+            found.append((int(match[1]), match[2], file.read_text("utf-8")))
+    return sorted(found)
+
+
+def create(path: Path) -> None:
+    """Makes folder (0700) and file (0600) where missing: SQLite gives its -wal and -shm the file's mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection that begins and ends transactions only when told to. Closing it is the caller's."""
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    # Checkpoints are made by their own thread (quell.storage.checkpoint), never inside a commit.
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    if read_only:
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Brings the schema to the newest version, each step in a transaction of its own.
+
+    Raises StoreError if the file is another program's or from a newer Quell.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise StoreError("the file is a database of another program")
+    steps = migrations()
+    newest = steps[-1][0]
+    if version > newest:
+        raise StoreError(f"the store is of version {version}; this Quell knows versions up to {newest}: use a newer Quell")
+    if not tables:
+        # Both have to come before the first table. Incremental: a smaller bound can give room back to the system.
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("PRAGMA journal_mode=WAL")
+    for number, name, script in steps:
+        if number <= version:
+            continue
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\nPRAGMA application_id={APPLICATION_ID};\nPRAGMA user_version={number};\nCOMMIT;"
+            )
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise StoreError(f"migration {number:04} ({name}) failed, nothing of it was kept: {error}") from error
+    (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise StoreError(f"the folder's file system does not allow a write-ahead log (journal mode {mode})")

@@ -1,0 +1,218 @@
+"""The one door to everything that must survive. SEMANTICS section 9.
+
+Writes from any thread go into one bounded queue and are taken up in order by one thread, which writes everything that
+waits in one transaction (quell.storage.writer). Reads come from any thread over connections of their own and see what
+is committed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time as clock
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Self, TypeVar
+
+from quell.errors import QueueFull, StoreError, StoreFull
+from quell.model.decision import Flag, Outcome, StateChange
+from quell.storage import changes, flags, journal, outbox, outcomes, rejects, schema
+from quell.storage.changes import Change
+from quell.storage.lock import Lock
+from quell.storage.readers import Readers
+from quell.storage.records import Entry, OutboxItem, Reject, Retention, Settled, Statistics, Stored
+from quell.storage.writer import Appended, Done, Recorded, Snapshot, Writer, Written
+
+__all__ = [
+    "Change",
+    "Done",
+    "Entry",
+    "OutboxItem",
+    "QueueFull",
+    "Reject",
+    "Retention",
+    "Settled",
+    "Statistics",
+    "Store",
+    "StoreError",
+    "StoreFull",
+    "Stored",
+]
+
+T = TypeVar("T")
+
+#: Bytes a queued entry takes beside its raw event, roughly.
+_ENTRY_BYTES = 600
+
+
+class Store:
+    """Open it with Store.open; close() writes what is queued. One process at a time."""
+
+    def __init__(self, path: Path, lock: Lock, readers: Readers, writer: Writer) -> None:
+        self.path = path
+        self._lock = lock
+        self._readers = readers
+        self._writer = writer
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        retention: Retention | None = None,
+        queue_bytes: int = 64 << 20,
+        queue_entries: int = 100_000,
+        call: Callable[[Callable[[], None]], object] | None = None,
+    ) -> Self:
+        """Opens or creates the database at `path`, with folder 0700 and files 0600.
+
+        call: runs the `done` callbacks of a commit, all in one call, such as `loop.call_soon_threadsafe`; without it
+        they run in the writing thread. Raises StoreError if another process has the store, if it is from a newer
+        version, or cannot be read.
+        """
+        path = Path(path)
+        try:
+            schema.create(path)
+            lock = Lock(path)
+        except OSError as error:
+            raise StoreError(f"cannot open {path}: {error.strerror}") from error
+        try:
+            connection = schema.connect(path)
+            try:
+                schema.prepare(connection)
+                writer = Writer(
+                    path, connection, retention or Retention(), queue_bytes=queue_bytes, queue_entries=queue_entries, call=call
+                )
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            lock.release()
+            raise StoreError(f"cannot open {path}: {error}") from error
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, lock, Readers(path), writer)
+
+    def close(self) -> None:
+        """Writes what is queued, then lets go of the file. Safe to call twice."""
+        if self._writer.close():
+            self._readers.close()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- writes: in the order of the calls
+
+    def check(self, entries: int, size: int) -> None:
+        """Raises QueueFull if so many entries with so many bytes of raw events would not be taken now.
+
+        For asking before anything is decided: a decision that cannot be written must not be applied.
+        """
+        self._writer.check(entries, size + _ENTRY_BYTES * entries)
+
+    def append(self, entries: Sequence[Entry], done: Done) -> None:
+        """Writes events with decisions, outbox and flags: all of `entries` or none.
+
+        Returns at once. done(None) is called after the commit, done(StoreFull) or done(StoreError) if nothing of it was
+        kept. An id the journal already has is left out: its first decision stands. Raises QueueFull, StoreError (closed).
+        """
+        size = sum([len(entry.event.raw) for entry in entries]) + _ENTRY_BYTES * len(entries)
+        self._writer.put(Appended(done, len(entries), size, entries))
+
+    def record_outcomes(
+        self, recorded: Sequence[Outcome], done: Done, changes: Sequence[StateChange] = ()
+    ) -> None:
+        """Writes outcomes with the state changes that follow, and removes the outbox items of the same ids.
+
+        The same (id, status) again is written once. It is never refused for a full queue: it makes room.
+        """
+        self._writer.put(
+            Recorded(done, len(recorded), 400 * len(recorded), Settled(outcomes=tuple(recorded), changes=tuple(changes))),
+            always=True,
+        )
+
+    def write(self, change: Callable[[sqlite3.Connection], object], done: Done) -> None:
+        """Runs change(connection) in the writing thread, in a transaction, in order with everything else.
+
+        It may be run again if the transaction has to be repeated without a neighbour that failed; it must not commit.
+        """
+        self._writer.put(Written(done, 1, _ENTRY_BYTES, change), always=True)
+
+    def submit(self, change: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Like write, with the result as a future: `await asyncio.wrap_future(store.submit(...))`.
+
+        An exception that is no database error comes out as it was raised.
+        """
+        future: Future[T] = Future()
+        result: list[T] = []
+
+        def run(connection: sqlite3.Connection) -> None:
+            result[:] = [change(connection)]
+
+        def done(error: StoreError | None) -> None:
+            if error is None:
+                future.set_result(result[0])
+            elif isinstance(error.__cause__, Exception) and not isinstance(error.__cause__, sqlite3.Error | OSError):
+                future.set_exception(error.__cause__)
+            else:
+                future.set_exception(error)
+
+        self._writer.put(Written(done, 1, _ENTRY_BYTES, run, direct=True), always=True)
+        return future
+
+    def snapshot(self, state: bytes, done: Done) -> None:
+        """Keeps the engine's state. It must hold exactly the changes of every append and record_outcomes called so far.
+
+        So take it and hand it over in one go, in the thread that makes those calls. A snapshot after a failed write is
+        right only if the state was restored from here first.
+        """
+        self._writer.put(Snapshot(done, 1, len(state), state, clock.time()), always=True)
+
+    # ---- reads: from any thread, of what is committed
+
+    def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """query(connection) on a connection that cannot write. Raises StoreError."""
+        try:
+            with self._readers.connection() as connection:
+                return query(connection)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {self.path}: {error}") from error
+
+    def known_ids(self, ids: Sequence[str]) -> set[str]:
+        """Those of the event ids that are in the journal."""
+        return self.read(lambda connection: journal.known(connection, ids))
+
+    def event(self, event_id: str) -> Stored | None:
+        return self.read(lambda connection: journal.event(connection, event_id))
+
+    def recent(self, limit: int, before: str | None = None, *, decided: bool = False) -> list[Stored]:
+        """At most `limit` events, newest first, older than event `before`; decided: only those that something matched."""
+        return self.read(lambda connection: journal.recent(connection, limit, before, decided=decided))
+
+    def outcomes(self, prefix: str) -> list[Outcome]:
+        """Of a command or delivery id, or of everything that followed from an event id."""
+        return self.read(lambda connection: outcomes.of(connection, prefix))
+
+    def outbox(self, channel: str | None = None) -> list[OutboxItem]:
+        """What is still to be sent, in the order it was written."""
+        return self.read(lambda connection: outbox.waiting(connection, channel))
+
+    def flags(self, limit: int, before: str | None = None) -> list[Flag]:
+        """Newest first, older than flag `before`."""
+        return self.read(lambda connection: flags.recent(connection, limit, before))
+
+    def rejects(self, limit: int) -> list[Reject]:
+        """Newest first."""
+        return self.read(lambda connection: rejects.recent(connection, limit))
+
+    def restore(self) -> tuple[bytes | None, Iterator[Change]]:
+        """The last snapshot and, in the order they were made, the changes after it: Decision or Settled."""
+        return self.read(changes.restore)
+
+    def statistics(self) -> Statistics:
+        return self._writer.statistics()
