@@ -44,6 +44,26 @@ class Reason(StrEnum):
     FAILED = "failed"
 
 
+class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One action that a matching rule or policy entry asks for, and the bounds it sets itself. Durations in seconds."""
+
+    action: Action
+    #: "rule/8", "policy/NAME/default" or "policy/NAME/actions".
+    by: str
+    #: Whose budget, limit and cooldown it counts in, and who holds a quarantine: "rule/8" or "policy/NAME".
+    owner: str
+    #: Endpoints that the rule or the action names, once each; none: those marked default.
+    endpoints: tuple[str, ...] = ()
+    #: Why it only says what it would do; "": it acts.
+    audit: str = ""
+    cooldown: float | None = None
+    limit: tuple[int, float] | None = None
+    max_age: float | None = None
+    approval: bool = False
+    #: The scope could not be proved: nothing destructive (SEMANTICS section 0, principle 2).
+    unknown_scope: bool = False
+
+
 class Evidence(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One criterion that held, and the event's value it held on."""
 
@@ -84,24 +104,52 @@ class ActionRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     explanation: str = ""
     #: Endpoints of a webhook action, once each.
     endpoints: tuple[str, ...] = ()
+    #: The agent that a command goes to; "": no command follows.
+    agent: str = ""
 
 
 class CooldownStarted(Struct, frozen=True, kw_only=True, tag="cooldown"):
     key: str
+    at: float
     until: float
 
 
 class BudgetSpent(Struct, frozen=True, kw_only=True, tag="budget"):
-    """One destructive action counted in each of these windows."""
+    """One action counted in each of these windows, the longest of which is window seconds long."""
 
     keys: tuple[str, ...]
     at: float
+    window: float = 60.0
+
+
+class CommandExpected(Struct, frozen=True, kw_only=True, tag="expected", omit_defaults=True):
+    """A command or delivery is on its way; its success starts these cooldowns: (key, seconds)."""
+
+    id: str
+    cooldowns: tuple[tuple[str, float], ...] = ()
+    #: Key of the quarantine it makes, or ends if release.
+    quarantine: str = ""
+    release: bool = False
+
+
+class CommandEnded(Struct, frozen=True, kw_only=True, tag="ended"):
+    id: str
 
 
 class QuarantineHeld(Struct, frozen=True, kw_only=True, tag="quarantine-held", omit_defaults=True):
     target: Target
     holder: str
     until: float | None = None
+    strict: bool = False
+    #: Id of the agent that carries it out.
+    agent: str = ""
+    at: float = 0.0
+
+
+class QuarantineConfirmed(Struct, frozen=True, kw_only=True, tag="quarantine-confirmed"):
+    """The agent has isolated it."""
+
+    key: str
 
 
 class QuarantineLetGo(Struct, frozen=True, kw_only=True, tag="quarantine-let-go"):
@@ -109,7 +157,34 @@ class QuarantineLetGo(Struct, frozen=True, kw_only=True, tag="quarantine-let-go"
     holder: str
 
 
-StateChange = CooldownStarted | BudgetSpent | QuarantineHeld | QuarantineLetGo
+class QuarantineEnded(Struct, frozen=True, kw_only=True, tag="quarantine-ended"):
+    """Nothing is isolated any more: released, gone, or never carried out."""
+
+    key: str
+
+
+class RefusalCounted(Struct, frozen=True, kw_only=True, tag="refusal", omit_defaults=True):
+    """A refusal or a hold that people should know of. flagged: the first of its key in an hour, which raises a flag."""
+
+    key: str
+    at: float
+    record: str
+    flagged: bool = False
+    #: For a flag: this one and those counted since the last flag of the key.
+    count: int = 1
+
+
+StateChange = (
+    CooldownStarted
+    | BudgetSpent
+    | CommandExpected
+    | CommandEnded
+    | QuarantineHeld
+    | QuarantineConfirmed
+    | QuarantineLetGo
+    | QuarantineEnded
+    | RefusalCounted
+)
 
 
 class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -191,3 +266,5 @@ class Flag(Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: float
     count: int = 1
     webhooks: tuple[str, ...] = ()
+    #: Its event is suppressed: no webhook tells of it, subscribers' neither (SEMANTICS section 3, suppress-log).
+    silent: bool = False

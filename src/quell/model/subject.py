@@ -27,6 +27,8 @@ class Process(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ancestors: tuple[str, ...] = ()
     #: What kind of content is executed, where that is telling: memfd, deleted.
     content: str | None = None
+    #: Inode of its network namespace.
+    netns: int | None = None
 
 
 class Container(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,12 +53,16 @@ class Subject(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: The host's name, as agents and Kubernetes know it.
     node: str | None = None
     machine_id: str | None = None
+    #: The machine's name as its source has it (machineSelector's sourceName).
+    source_name: str | None = None
     namespace: str | None = None
     namespace_labels: dict[str, str] | None = None
     pod: Pod | None = None
     container: Container | None = None
     image: str | None = None
     service: str | None = None
+    #: The service's control group (serviceSelector's cgroup), such as systemd:/system.slice/nginx.service.
+    service_cgroup: str | None = None
     process: Process | None = None
     user: str | None = None
     #: A group the event itself is about (Group.Auto.*).

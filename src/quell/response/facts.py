@@ -1,0 +1,76 @@
+"""What the engine knows of the world beside documents and events: limits, agents, workloads. SEMANTICS section 8."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from quell.model.subject import NetworkTarget
+
+
+class Safety(Struct, frozen=True, kw_only=True):
+    """The operator's bounds on everything destructive. Budgets are (actions, seconds); ages and times seconds."""
+
+    paused: bool = False
+    budget_engine: tuple[int, float] = (30, 60.0)
+    budget_rule: tuple[int, float] = (10, 60.0)
+    budget_namespace: tuple[int, float] = (10, 60.0)
+    max_age_kill: float = 60.0
+    max_age_quarantine: float = 600.0
+    max_age_report: float = 86400.0
+    clock_skew: float = 5.0
+    protected_namespaces: tuple[str, ...] = ("kube-system", "quell")
+    command_ttl: float = 30.0
+
+
+class AgentFacts(Struct, frozen=True, kw_only=True):
+    """One agent that commands can be sent to, as its hello says."""
+
+    id: str
+    node: str = ""
+    machine_id: str = ""
+    boot_id: str = ""
+    #: Epoch seconds; an event before it is about processes that no longer are.
+    boot_time: float = 0.0
+    #: Words of the actions that it can carry out.
+    capabilities: frozenset[str] = frozenset()
+    #: Inode of the network namespace of pid 1.
+    host_netns: int | None = None
+    #: A node of Kubernetes: there, an unknown namespace is protected.
+    kubernetes: bool = False
+    #: Processes it will not touch, as far as the controller can know of them.
+    protected_pids: frozenset[int] = frozenset()
+
+
+class Workload(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A container as the inventory knows it."""
+
+    id: str
+    name: str | None = None
+    image: str | None = None
+    node: str | None = None
+    service: str | None = None
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    namespace_labels: dict[str, str] | None = None
+    #: Owner of the network namespace that it shares; None: its own.
+    sandbox: str | None = None
+    host_network: bool | None = None
+
+
+class Quarantined(Struct, kw_only=True, omit_defaults=True):
+    """One isolated network namespace, and who holds it so until when (None: until let go). SEMANTICS section 4."""
+
+    target: NetworkTarget
+    #: Empty while it is being released.
+    holders: dict[str, float | None]
+    strict: bool = False
+    agent: str = ""
+    since: float = 0.0
+    #: The agent said that it is done.
+    confirmed: bool = False
+
+    @property
+    def lease(self) -> float | None:
+        """When the last holder's time is over; None: never by itself."""
+        ends = list(self.holders.values())
+        return None if None in ends else max((end for end in ends if end is not None), default=0.0)

@@ -1,0 +1,243 @@
+"""What earlier decisions and outcomes left behind. evaluate reads it; only decisions and outcomes change it.
+
+SEMANTICS section 9: a restart rebuilds it from a snapshot and the journal after it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar, assert_never
+
+import msgspec
+from msgspec import Struct
+
+from quell.model.decision import (
+    BudgetSpent,
+    CommandEnded,
+    CommandExpected,
+    CooldownStarted,
+    Decision,
+    Outcome,
+    OutcomeStatus,
+    QuarantineConfirmed,
+    QuarantineEnded,
+    QuarantineHeld,
+    QuarantineLetGo,
+    Reason,
+    RefusalCounted,
+    StateChange,
+)
+from quell.model.subject import NetworkTarget, Subject
+from quell.response.facts import AgentFacts, Quarantined, Safety, Workload
+
+__all__ = ["AgentFacts", "Quarantined", "Safety", "State", "Workload"]
+
+#: A refusal raises at most one flag in this time, in seconds (SEMANTICS section 8).
+REFUSAL_PERIOD = 3600.0
+_SWEEP_AT = 4096
+_V = TypeVar("_V")
+
+
+class _Snapshot(Struct, kw_only=True, omit_defaults=True):
+    cooldowns: dict[str, float] = {}
+    spent: dict[str, list[float]] = {}
+    pending: dict[str, CommandExpected] = {}
+    quarantines: dict[str, Quarantined] = {}
+    refusals: dict[str, tuple[float, int]] = {}
+    workloads: dict[str, Workload] = {}
+    members: dict[str, list[str]] = {}
+
+
+class State:
+    """Cooldowns, budgets, quarantines and refusals; beside them what agents and inventory report, set from outside."""
+
+    def __init__(self, safety: Safety | None = None) -> None:
+        self.safety = safety or Safety()
+        #: Key "<owner>/<action>/<target>": until when (epoch seconds).
+        self.cooldowns: dict[str, float] = {}
+        #: Budget or limit: when each action in its window happened, in order.
+        self.spent: dict[str, list[float]] = {}
+        #: Commands and deliveries without an outcome yet, by id.
+        self.pending: dict[str, CommandExpected] = {}
+        #: By the key of their target.
+        self.quarantines: dict[str, Quarantined] = {}
+        #: Key "<owner>/<reason>/<subject>": (last flag, refusals counted since).
+        self.refusals: dict[str, tuple[float, int]] = {}
+        self.workloads: dict[str, Workload] = {}
+        #: Group: ids of workloads that are members whatever the group's criteria say.
+        self.members: dict[str, set[str]] = {}
+        self._memberships: dict[str, tuple[str, ...]] = {}
+        self._agents: dict[str, AgentFacts] = {}
+        self._nodes: dict[str, AgentFacts | None] = {}
+        self._machines: dict[str, AgentFacts | None] = {}
+
+    def apply(self, decision: Decision) -> None:
+        self.change(decision.changes)
+
+    def change(self, changes: Sequence[StateChange]) -> None:
+        """Make these changes: a decision's, or those that outcome or a release gave, when they are read back."""
+        for change in changes:
+            self._change(change)
+
+    def outcome(self, outcome: Outcome) -> tuple[StateChange, ...]:
+        """Take in what became of a command or a delivery; the changes it made, to be stored. () if nothing waits for it.
+
+        A delivery may add "/<endpoint>" to the id of the action's record.
+        """
+        expected = self.pending.get(outcome.id) or self.pending.get(outcome.id.rpartition("/")[0])
+        if expected is None:
+            return ()
+        changes = tuple(_consequences(expected, outcome, self.quarantines.get(expected.quarantine)))
+        self.change(changes)
+        return changes
+
+    def set_agents(self, agents: Iterable[AgentFacts]) -> None:
+        """Those that are connected now, instead of all before."""
+        self._agents, self._nodes, self._machines = {}, {}, {}
+        for agent in agents:
+            self._agents[agent.id] = agent
+            for names, name in ((self._nodes, agent.node), (self._machines, agent.machine_id)):
+                if name:
+                    names[name] = None if name in names else agent
+
+    def agent(self, identifier: str) -> AgentFacts | None:
+        return self._agents.get(identifier)
+
+    def agent_for(self, subject: Subject) -> AgentFacts | Reason:
+        """The one agent on the subject's machine, by node name or machine id; Reason.NO_AGENT if none or not one."""
+        node, machine = subject.node, subject.machine_id
+        named = self._nodes.get(node) if node else None
+        identified = self._machines.get(machine) if machine else None
+        if named is not None and machine and named.machine_id and named.machine_id != machine:
+            return Reason.NO_AGENT
+        if named is not None and identified is not None and named is not identified:
+            return Reason.NO_AGENT
+        if node in self._nodes and named is None:
+            return Reason.NO_AGENT
+        return identified or named or Reason.NO_AGENT
+
+    def set_workloads(self, workloads: Iterable[Workload]) -> None:
+        self.workloads = {workload.id: workload for workload in workloads}
+
+    def set_members(self, members: Mapping[str, Iterable[str]]) -> None:
+        self.members = {group: set(ids) for group, ids in members.items()}
+        memberships: dict[str, list[str]] = {}
+        for group in sorted(self.members):
+            for workload in self.members[group]:
+                memberships.setdefault(workload, []).append(group)
+        self._memberships = {workload: tuple(groups) for workload, groups in memberships.items()}
+
+    def groups_of(self, workload: str) -> tuple[str, ...]:
+        """The groups that this workload is a member of by state."""
+        return self._memberships.get(workload, ())
+
+    def is_over(self, key: str, bound: tuple[int, float], now: float, more: int = 0) -> bool:
+        """Whether one more action, after `more` others not yet applied, breaks the bound (actions, seconds)."""
+        count, window = bound
+        room = count - more
+        times = self.spent.get(key, ())
+        return room <= 0 or (len(times) >= room and times[-room] > now - window)
+
+    def held_by(self, holder: str) -> list[str]:
+        """Keys of the quarantines that this rule, policy or person holds."""
+        return sorted(key for key, held in self.quarantines.items() if holder in held.holders)
+
+    def snapshot(self) -> bytes:
+        """All of it but the agents, as JSON."""
+        return msgspec.json.encode(
+            _Snapshot(
+                cooldowns=self.cooldowns,
+                spent=self.spent,
+                pending=self.pending,
+                quarantines=self.quarantines,
+                refusals=self.refusals,
+                workloads=self.workloads,
+                members={group: sorted(ids) for group, ids in self.members.items()},
+            ),
+            order="deterministic",
+        )
+
+    @classmethod
+    def restore(cls, snapshot: bytes, safety: Safety | None = None) -> State:
+        """msgspec.DecodeError for bytes that no snapshot gave."""
+        kept = msgspec.json.decode(snapshot, type=_Snapshot)
+        state = cls(safety)
+        state.cooldowns, state.spent, state.pending = kept.cooldowns, kept.spent, kept.pending
+        state.quarantines, state.refusals, state.workloads = kept.quarantines, kept.refusals, kept.workloads
+        state.set_members(kept.members)
+        return state
+
+    def _change(self, change: StateChange) -> None:
+        match change:
+            case CooldownStarted():
+                if change.key not in self.cooldowns:
+                    self.cooldowns = _swept(self.cooldowns, lambda until: until < change.at)
+                self.cooldowns[change.key] = change.until
+            case BudgetSpent():
+                self._spend(change)
+            case CommandExpected():
+                self.pending[change.id] = change
+            case CommandEnded():
+                self.pending.pop(change.id, None)
+            case QuarantineHeld():
+                self._hold(change)
+            case QuarantineConfirmed():
+                if change.key in self.quarantines:
+                    self.quarantines[change.key].confirmed = True
+            case QuarantineLetGo():
+                if change.key in self.quarantines:
+                    self.quarantines[change.key].holders.pop(change.holder, None)
+            case QuarantineEnded():
+                self.quarantines.pop(change.key, None)
+            case RefusalCounted():
+                if change.key not in self.refusals:
+                    self.refusals = _swept(self.refusals, lambda entry: entry[0] < change.at - REFUSAL_PERIOD)
+                at, count = self.refusals.get(change.key, (change.at, 0))
+                self.refusals[change.key] = (change.at, 0) if change.flagged else (at, count + 1)
+            case _:
+                assert_never(change)
+
+    def _spend(self, change: BudgetSpent) -> None:
+        for key in change.keys:
+            times = self.spent.setdefault(key, [])
+            insort(times, change.at)
+            if times[0] <= change.at - change.window:
+                del times[: bisect_right(times, change.at - change.window)]
+
+    def _hold(self, change: QuarantineHeld) -> None:
+        target = change.target
+        if not isinstance(target, NetworkTarget):
+            raise TypeError(f"Expected a network target, got {type(target).__name__}")
+        held = self.quarantines.get(target.key)
+        if held is None:
+            held = self.quarantines[target.key] = Quarantined(target=target, holders={}, since=change.at)
+        held.holders[change.holder] = change.until
+        held.strict = held.strict or change.strict
+        held.agent = change.agent or held.agent
+
+
+def _consequences(expected: CommandExpected, outcome: Outcome, held: Quarantined | None) -> Iterable[StateChange]:
+    yield CommandEnded(id=expected.id)
+    done = outcome.status is OutcomeStatus.DONE
+    if done:
+        for key, seconds in expected.cooldowns:
+            yield CooldownStarted(key=key, at=outcome.time, until=outcome.time + seconds)
+    if held is None:
+        return
+    ended = outcome.status is OutcomeStatus.GONE
+    if expected.release:
+        ended = (ended or done) and not held.holders
+    elif done:
+        yield QuarantineConfirmed(key=expected.quarantine)
+    else:
+        ended = ended or not held.confirmed
+    if ended:
+        yield QuarantineEnded(key=expected.quarantine)
+
+
+def _swept(entries: dict[str, _V], is_old: Callable[[_V], bool]) -> dict[str, _V]:
+    """Without what no longer counts, once there is much of it: a target's key is used once and would stay for ever."""
+    if len(entries) < _SWEEP_AT or len(entries) & (len(entries) - 1):
+        return entries
+    return {key: value for key, value in entries.items() if not is_old(value)}
