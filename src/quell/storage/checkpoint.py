@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -30,7 +29,7 @@ class Checkpoints:
 
     def wal_bytes(self) -> int:
         try:
-            return os.stat(self._wal).st_size
+            return self._wal.stat().st_size
         except FileNotFoundError:
             return 0
 

@@ -32,7 +32,8 @@ def recent(connection: sqlite3.Connection, limit: int, before: str | None = None
         rows = connection.execute("SELECT body FROM flags ORDER BY n DESC LIMIT ?", (limit,))
     else:
         rows = connection.execute(
-            "SELECT body FROM flags WHERE n < (SELECT n FROM flags WHERE id = ?) ORDER BY n DESC LIMIT ?", (before, limit)
+            "SELECT body FROM flags WHERE n < (SELECT n FROM flags WHERE id = ?) ORDER BY n DESC LIMIT ?",
+            (before, limit),
         )
     return [_decode(body) for (body,) in rows]
 

@@ -108,14 +108,15 @@ class Compressor:
 
     def pack(self, bodies: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """(codec, bytes) of each body."""
-        large = [body for body in bodies if len(body) >= COMPRESS_BYTES]
+        large: list[bytes | bytearray | memoryview] = [body for body in bodies if len(body) >= COMPRESS_BYTES]
         if not large:
             return [(PLAIN, body) for body in bodies]
         if len(large) == 1:
             packed = [self._zstd.compress(large[0])]
         else:
             # One call for all: it lets go of the interpreter lock once, not once a body.
-            packed = [segment.tobytes() for segment in self._zstd.multi_compress_to_buffer(large)]
+            segments = self._zstd.multi_compress_to_buffer(large)
+            packed = [segments[n].tobytes() for n in range(len(segments))]
         rest = iter(packed)
         return [(ZSTD, next(rest)) if len(body) >= COMPRESS_BYTES else (PLAIN, body) for body in bodies]
 

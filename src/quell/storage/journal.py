@@ -120,6 +120,7 @@ class Appender:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._compressor = group.Compressor()
+        self._bytes = 0
         self.resume()
 
     def resume(self) -> None:
@@ -130,6 +131,11 @@ class Appender:
         ).fetchone()
         #: The greatest generated id so far.
         self._last = group.id_text(row[0]) if row else ""
+
+    def take_bytes(self) -> int:
+        """Bytes written since the last call."""
+        taken, self._bytes = self._bytes, 0
+        return taken
 
     def append(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Inserts what is new and returns it: of an id that came before, the first decision stands."""
@@ -152,12 +158,13 @@ class Appender:
         parts: list[bytes] = []
         at = 0
         for row, own, (codec, body) in zip(rows, owns, self._compressor.pack(bodies), strict=True):
-            row += (codec, at, len(own), at + len(own), len(body))
+            row.extend((codec, at, len(own), at + len(own), len(body)))
             parts += (own, body)
             at += len(own) + len(body)
-        self._connection.execute(_INSERT, (packed.texts(rows), b"".join(parts)))
+        self._bytes += at
+        self._connection.execute(_INSERT, (packed.rows_text(rows), b"".join(parts)))
         if ids:
-            self._connection.execute(_INSERT_IDS, (packed.texts(ids),))
+            self._connection.execute(_INSERT_IDS, (packed.rows_text(ids),))
         return entries
 
     def _unknown(self, entries: Sequence[Entry]) -> Sequence[Entry]:

@@ -8,27 +8,24 @@ json has no bytes, so those of all rows are joined to one parameter (?2) of whic
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 _encode = msgspec.json.Encoder().encode
 
 
-def columns(*values: int, blobs: int = 0) -> str:
-    """The SELECT's expressions: places of plain values, then `blobs` parts of bytes from place `start` on."""
-    plain = [f"value ->> {n}" for n in values]
-    start = len(values)
-    parts = [f"substr(?2, (value ->> {start + 2 * n}) + 1, value ->> {start + 2 * n + 1})" for n in range(blobs)]
-    return ", ".join(plain + parts)
-
-
 def statement(head: str, plain: int, blobs: int = 1) -> str:
     """An INSERT of rows of `plain` values followed by `blobs` bytes. head: "INSERT INTO table (column, ...)"."""
-    return f"{head} SELECT {columns(*range(plain), blobs=blobs)} FROM json_each(?1) WHERE true"
+    values = [f"value ->> {n}" for n in range(plain)]
+    # After the plain values: where in ?2 each of the bytes is, and how long.
+    values += [f"substr(?2, (value ->> {n}) + 1, value ->> {n + 1})" for n in range(plain, plain + 2 * blobs, 2)]
+    return f"{head} SELECT {', '.join(values)} FROM json_each(?1) WHERE true"  # noqa: S608 - made of literals
 
 
-def insert(connection: sqlite3.Connection, sql: str, rows: Iterable[tuple[tuple[object, ...], tuple[bytes, ...]]]) -> None:
+def insert(
+    connection: sqlite3.Connection, sql: str, rows: Iterable[tuple[tuple[object, ...], tuple[bytes, ...]]]
+) -> None:
     """Runs a `statement` for all rows, each (plain values, bytes)."""
     plain: list[list[object]] = []
     parts: list[bytes] = []
@@ -41,9 +38,14 @@ def insert(connection: sqlite3.Connection, sql: str, rows: Iterable[tuple[tuple[
             at += len(blob)
         plain.append(row)
     if plain:
-        connection.execute(sql, (_encode(plain).decode(), b"".join(parts)))
+        connection.execute(sql, (rows_text(plain), b"".join(parts)))
+
+
+def rows_text(rows: Sequence[Sequence[object]]) -> str:
+    """Plain values as a parameter for json_each."""
+    return _encode(rows).decode()
 
 
 def texts(values: Iterable[str]) -> str:
-    """A parameter for json_each."""
+    """Texts as a parameter for json_each."""
     return _encode(list(values)).decode()

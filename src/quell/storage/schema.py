@@ -60,7 +60,9 @@ def prepare(connection: sqlite3.Connection) -> None:
     steps = migrations()
     newest = steps[-1][0]
     if version > newest:
-        raise StoreError(f"the store is of version {version}; this Quell knows versions up to {newest}: use a newer Quell")
+        raise StoreError(
+            f"the store is of version {version}; this Quell knows versions up to {newest}: use a newer Quell"
+        )
     if not tables:
         # Both have to come before the first table. Incremental: a smaller bound can give room back to the system.
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")

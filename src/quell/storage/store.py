@@ -81,7 +81,12 @@ class Store:
             try:
                 schema.prepare(connection)
                 writer = Writer(
-                    path, connection, retention or Retention(), queue_bytes=queue_bytes, queue_entries=queue_entries, call=call
+                    path,
+                    connection,
+                    retention or Retention(),
+                    queue_bytes=queue_bytes,
+                    queue_entries=queue_entries,
+                    call=call,
                 )
             except BaseException:
                 connection.close()
@@ -124,15 +129,15 @@ class Store:
         size = sum([len(entry.event.raw) for entry in entries]) + _ENTRY_BYTES * len(entries)
         self._writer.put(Appended(done, len(entries), size, entries))
 
-    def record_outcomes(
-        self, recorded: Sequence[Outcome], done: Done, changes: Sequence[StateChange] = ()
-    ) -> None:
+    def record_outcomes(self, recorded: Sequence[Outcome], done: Done, changes: Sequence[StateChange] = ()) -> None:
         """Writes outcomes with the state changes that follow, and removes the outbox items of the same ids.
 
         The same (id, status) again is written once. It is never refused for a full queue: it makes room.
         """
         self._writer.put(
-            Recorded(done, len(recorded), 400 * len(recorded), Settled(outcomes=tuple(recorded), changes=tuple(changes))),
+            Recorded(
+                done, len(recorded), 400 * len(recorded), Settled(outcomes=tuple(recorded), changes=tuple(changes))
+            ),
             always=True,
         )
 

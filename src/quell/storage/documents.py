@@ -1,0 +1,55 @@
+"""The documents people applied, as JSON. Functions over a connection: see quell.storage."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from msgspec import Struct
+
+_COLUMNS = "kind, name, id, revision, body"
+
+
+class Document(Struct, frozen=True, kw_only=True):
+    #: ResponseRule, Group, Webhook or Policy.
+    kind: str
+    name: str
+    #: A rule's number; 0 where the kind has none.
+    id: int = 0
+    #: Which application of documents last changed it.
+    revision: int = 0
+    body: bytes
+
+
+def put(connection: sqlite3.Connection, document: Document) -> None:
+    """Creates or replaces the document of this kind and name."""
+    connection.execute(
+        f"INSERT OR REPLACE INTO documents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - a literal
+        (document.kind, document.name, document.id, document.revision, document.body),
+    )
+
+
+def delete(connection: sqlite3.Connection, kind: str, name: str) -> bool:
+    """False: there was none."""
+    return connection.execute("DELETE FROM documents WHERE kind = ? AND name = ?", (kind, name)).rowcount > 0
+
+
+def get(connection: sqlite3.Connection, kind: str, name: str) -> Document | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM documents WHERE kind = ? AND name = ?",  # noqa: S608 - a literal
+        (kind, name),
+    ).fetchone()
+    return None if row is None else _document(row)
+
+
+def all_of(connection: sqlite3.Connection, kind: str | None = None) -> list[Document]:
+    """By kind, id and name."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM documents WHERE ?1 IS NULL OR kind = ?1 ORDER BY kind, id, name",  # noqa: S608 - a literal
+        (kind,),
+    )
+    return [_document(row) for row in rows]
+
+
+def _document(row: tuple[str, str, int, int, bytes]) -> Document:
+    kind, name, number, revision, body = row
+    return Document(kind=kind, name=name, id=number, revision=revision, body=body)

@@ -1,0 +1,24 @@
+"""Tokens with which an agent may enrol, once and soon. Functions over a connection: see quell.storage."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from quell.storage.tokens import hashed
+
+
+def put(connection: sqlite3.Connection, secret: str, name: str, created: float, expires: float) -> None:
+    """name: for people, such as who asked for it. Those that expired go."""
+    connection.execute("DELETE FROM join_tokens WHERE expires <= ?", (created,))
+    connection.execute(
+        "INSERT INTO join_tokens (hash, name, created, expires) VALUES (?, ?, ?, ?)",
+        (hashed(secret), name, created, expires),
+    )
+
+
+def consume(connection: sqlite3.Connection, secret: str, now: float) -> bool:
+    """Uses it up; False: unknown, used or expired. For a write, in one transaction with the agent it lets in."""
+    found = connection.execute(
+        "DELETE FROM join_tokens WHERE hash = ? RETURNING expires > ?", (hashed(secret), now)
+    ).fetchone()
+    return found is not None and bool(found[0])

@@ -1,0 +1,371 @@
+"""The one thread that writes: group commit, and tidying between commits. SEMANTICS section 9.
+
+It takes everything that waits, up to a bound, and writes it in one transaction with one fdatasync; alone, an entry is
+written at once. If something of a transaction fails, nothing of it was kept and its halves are tried apart, so that
+only what is at fault gets the error. A full disk fails all of it: trying again piece by piece would not make room.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import structlog
+from msgspec import Struct
+
+from quell import faults
+from quell.errors import QueueFull, StoreError, StoreFull
+from quell.storage import changes, checkpoint, flags, outbox, outcomes
+from quell.storage.changes import Change
+from quell.storage.checkpoint import Checkpoints
+from quell.storage.journal import Appender
+from quell.storage.records import Entry, Retention, Settled, Statistics
+from quell.storage.retention import Trimmer
+
+Done = Callable[[StoreError | None], None]
+
+#: At most so much a transaction: more gains nothing, and what comes after waits longer.
+TAKE_BYTES = 4 << 20
+TAKE_ENTRIES = 4096
+#: Seconds between two looks at what is too old.
+TIDY_SECONDS = 30.0
+#: Free bytes of a file system below which an I/O error is taken for a full disk.
+NO_ROOM_BYTES = 1 << 20
+#: Bytes that a commit adds to the log beside the bodies: the pages around them.
+COMMIT_BYTES = 16 << 10
+
+_log = structlog.get_logger("quell.storage")
+
+
+class Appended(Struct, frozen=True):
+    done: Done
+    count: int
+    size: int
+    entries: Sequence[Entry]
+
+
+class Recorded(Struct, frozen=True):
+    done: Done
+    count: int
+    size: int
+    settled: Settled
+
+
+class Written(Struct, frozen=True):
+    done: Done
+    count: int
+    size: int
+    change: Callable[[sqlite3.Connection], object]
+    #: done runs in the writing thread whatever `call` is: somebody may be waiting for it in the thread `call` leads to.
+    direct: bool = False
+
+
+class Snapshot(Struct, frozen=True):
+    done: Done
+    count: int
+    size: int
+    state: bytes
+    time: float
+
+
+Item = Appended | Recorded | Written | Snapshot
+
+
+class Writer:
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        retention: Retention,
+        *,
+        queue_bytes: int,
+        queue_entries: int,
+        call: Callable[[Callable[[], None]], object] | None,
+    ) -> None:
+        """It owns the connection from here on."""
+        self._path = path
+        self._connection = connection
+        connection.execute(f"PRAGMA journal_size_limit={checkpoint.LIMIT_BYTES}")
+        self._appender = Appender(connection)
+        self._trimmer = Trimmer(connection, retention)
+        self._size_step = retention.size_step
+        self._max_bytes = queue_bytes
+        self._max_entries = queue_entries
+        self._call = call
+        self._queue: SimpleQueue[Item | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._bytes = 0
+        self._entries = 0
+        self._closed = ""
+
+        # What follows belongs to the writing thread.
+        self._rolled_back = False
+        self._log_bytes = 0
+        self._restart = False
+        self._trim_bytes = self._size_step
+        self._tidied = 0.0
+        self._drain_rate = 0.0
+        self._events = 0
+        self._commits = 0
+        self._failures = 0
+        self._commit_seconds = 0.0
+        self._replay_bytes = changes.waiting(connection)
+
+        self._checkpoints = Checkpoints(path)
+        self._thread = threading.Thread(target=self._run, name="quell-writer", daemon=True)
+        self._thread.start()
+
+    # ---- any thread
+
+    def check(self, count: int, size: int) -> None:
+        with self._lock:
+            self._check(count, size)
+
+    def put(self, item: Item, *, always: bool = False) -> None:
+        with self._lock:
+            if self._closed:
+                raise StoreError(self._closed)
+            if not always:
+                self._check(item.count, item.size)
+            self._bytes += item.size
+            self._entries += item.count
+            self._queue.put(item)
+
+    def _check(self, count: int, size: int) -> None:
+        # Whatever its size, one batch is taken by an empty queue.
+        if self._entries and (self._bytes + size > self._max_bytes or self._entries + count > self._max_entries):
+            wait = min(max(self._bytes / self._drain_rate, 0.05), 30.0) if self._drain_rate else 1.0
+            raise QueueFull(f"{self._entries} entries ({self._bytes >> 10} KiB) wait to be written", wait)
+
+    def close(self) -> bool:
+        """Writes what is queued and ends the thread; False: it was closed before."""
+        with self._lock:
+            if self._closed:
+                return False
+            self._closed = "the store is closed"
+            self._queue.put(None)
+        self._thread.join()
+        return True
+
+    def statistics(self) -> Statistics:
+        try:
+            file_bytes = self._path.stat().st_size
+        except FileNotFoundError:
+            file_bytes = 0
+        return Statistics(
+            queued_entries=self._entries,
+            queued_bytes=self._bytes,
+            events=self._events,
+            commits=self._commits,
+            failures=self._failures,
+            commit_seconds=self._commit_seconds,
+            drain_rate=self._drain_rate,
+            wal_bytes=self._checkpoints.wal_bytes(),
+            file_bytes=file_bytes,
+            replay_bytes=self._replay_bytes,
+        )
+
+    # ---- the writing thread
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            items, open_ = self._take()
+            if items:
+                self._settle(items)
+            self._tidy(quiet=not items)
+        self._checkpoints.close()
+        self._connection.close()
+
+    def _take(self) -> tuple[list[Item], bool]:
+        """Everything that waits up to the bound, and whether there may be more; nothing after TIDY_SECONDS of quiet."""
+        items: list[Item] = []
+        count = size = 0
+        try:
+            item = self._queue.get(timeout=TIDY_SECONDS)
+            while item is not None:
+                items.append(item)
+                count += item.count
+                size += item.size
+                if count >= TAKE_ENTRIES or size >= TAKE_BYTES:
+                    return items, True
+                item = self._queue.get_nowait()
+        except Empty:
+            return items, True
+        return items, False
+
+    def _settle(self, items: list[Item]) -> None:
+        start = time.perf_counter()
+        errors = self._transact(items)
+        seconds = time.perf_counter() - start
+        size = sum([item.size for item in items])
+        with self._lock:
+            self._bytes -= size
+            self._entries -= sum([item.count for item in items])
+        rate = size / seconds
+        self._drain_rate = rate if not self._drain_rate else 0.8 * self._drain_rate + 0.2 * rate
+        self._commit_seconds = seconds
+
+        later: list[tuple[Done, StoreError | None]] = []
+        for item, error in zip(items, errors, strict=True):
+            if self._call is None or (isinstance(item, Written) and item.direct):
+                _tell([(item.done, error)])
+            else:
+                later.append((item.done, error))
+        if later and self._call is not None:
+            try:
+                self._call(lambda: _tell(later))
+            except RuntimeError as error:
+                # The event loop was closed: nobody is left to be told, and the commit stands.
+                _log.warning("nobody to tell of a commit", error=str(error), writes=len(later))
+
+    def _transact(self, items: list[Item]) -> list[StoreError | None]:
+        """One transaction; the error of each item, None for those that are on disk."""
+        try:
+            self._write(items)
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong, its senders must be told that nothing is kept
+            failure = self._undo(error)
+            if len(items) == 1 or isinstance(failure, StoreFull):
+                self._failures += len(items)
+                return [failure] * len(items)
+            half = len(items) // 2
+            return self._transact(items[:half]) + self._transact(items[half:])
+        return [None] * len(items)
+
+    def _undo(self, error: Exception) -> StoreError:
+        self._rolled_back = True
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error as second:
+            _log.exception("rolling back failed", error=str(second))
+        failure = _failure(error, self._path)
+        failure.__cause__ = error
+        return failure
+
+    def _write(self, items: list[Item]) -> None:
+        connection = self._connection
+        if self._rolled_back:
+            self._appender.resume()
+            self._replay_bytes = changes.waiting(connection)
+            self._rolled_back = False
+        connection.execute("BEGIN IMMEDIATE")
+        events = 0
+        replay = self._replay_bytes
+        stretch: list[Appended | Recorded] = []
+        points: dict[str, None] = {}
+        for item in items:
+            if isinstance(item, Appended):
+                points["journal"] = None
+                events += item.count
+                stretch.append(item)
+            elif isinstance(item, Recorded):
+                points["outcome"] = None
+                stretch.append(item)
+            else:
+                replay += self._write_stretch(stretch)
+                stretch = []
+                if isinstance(item, Written):
+                    points["documents"] = None
+                    item.change(connection)
+                else:
+                    changes.put_snapshot(connection, item.state, item.time)
+                    replay = 0
+        replay += self._write_stretch(stretch)
+        for name in points:
+            faults.point(f"{name}.before-commit")
+        connection.execute("COMMIT")
+        for name in points:
+            faults.point(f"{name}.after-commit")
+        self._events += events
+        self._commits += 1
+        self._replay_bytes = replay
+
+    def _write_stretch(self, stretch: list[Appended | Recorded]) -> int:
+        """Appends and outcomes that follow one another; bytes of state changes among them.
+
+        All events first, then all outcomes, is the same as the order they came in: an outcome never comes before the
+        outbox item it settles. The state changes keep their order.
+        """
+        if not stretch:
+            return 0
+        connection = self._connection
+        entries = [entry for item in stretch if isinstance(item, Appended) for entry in item.entries]
+        settled = [item.settled for item in stretch if isinstance(item, Recorded)]
+        known: set[int] = set()
+        if entries:
+            fresh = self._appender.append(entries)
+            if len(fresh) != len(entries):
+                known = {id(entry) for entry in entries} - {id(entry) for entry in fresh}
+            outbox.insert(connection, [item for entry in fresh for item in entry.outbox])
+            flags.insert(connection, [flag for entry in fresh for flag in entry.flags])
+        if settled:
+            recorded = [outcome for one in settled for outcome in one.outcomes]
+            outcomes.insert(connection, recorded)
+            outbox.delete(connection, [outcome.id for outcome in recorded])
+        made: list[Change] = []
+        for item in stretch:
+            if isinstance(item, Recorded):
+                made.append(item.settled)
+            else:
+                made += [e.decision for e in item.entries if e.decision.changes and id(e) not in known]
+        written = self._appender.take_bytes() + COMMIT_BYTES
+        self._log_bytes += written
+        self._trim_bytes += written
+        return changes.insert(connection, made)
+
+    def _tidy(self, *, quiet: bool) -> None:
+        """Small steps between commits: the log, then what retention takes."""
+        if self._log_bytes >= checkpoint.PASSIVE_BYTES or (quiet and self._log_bytes):
+            self._log_bytes = 0
+            self._checkpoints.ask()
+            self._restart = self._checkpoints.wal_bytes() >= checkpoint.RESTART_BYTES
+        elif self._restart:
+            self._restart = not checkpoint.restart(self._connection)
+        now = time.time()
+        aged = now - self._tidied >= TIDY_SECONDS
+        if not aged and self._trim_bytes < self._size_step:
+            return
+        try:
+            more = self._trimmer.step(now, records=aged)
+            while more and self._queue.empty():
+                more = self._trimmer.step(now, records=aged)
+        except sqlite3.Error as error:
+            # Deleting needs room in the log too. Nothing is lost by trying again later.
+            self._undo(error)
+            _log.warning("retention could not delete", error=str(error))
+            more = False
+        if not more:
+            self._trim_bytes = 0
+            self._tidied = now
+
+
+def _tell(results: Sequence[tuple[Done, StoreError | None]]) -> None:
+    for done, error in results:
+        try:
+            done(error)
+        except Exception:  # noqa: BLE001 - a sender's fault must not keep the others from being told
+            _log.exception("a callback of the store failed")
+
+
+def _failure(error: Exception, path: Path) -> StoreError:
+    if isinstance(error, StoreError):
+        return error
+    full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        full = code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _free_bytes(path) < NO_ROOM_BYTES)
+    if full:
+        return StoreFull(f"no room for {path}")
+    return StoreError(f"{path}: {type(error).__name__}: {error}")
+
+
+def _free_bytes(path: Path) -> int:
+    facts = os.statvfs(path.parent)
+    return facts.f_bavail * facts.f_frsize
