@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Row = TypeVar("Row")
 
 #: Columns where the output is no terminal: what a file or a pipe gets must not depend on who runs the command.
-WIDTH = 110
+WIDTH = 100
 
 
 class Format(StrEnum):
