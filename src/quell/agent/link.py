@@ -1,0 +1,157 @@
+"""The connection to the controller: dialled here, kept up, dialled again. quell.channel.messages has the order of talk.
+
+What is sent while there is no connection is dropped: whoever sends keeps what matters until it is acknowledged, and
+sends it again when told that the link is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+from websockets.typing import Subprotocol
+
+from quell.agent.enrol import Address, Identity
+from quell.channel.envelope import prove
+from quell.channel.messages import (
+    HANDSHAKE_TIMEOUT,
+    MAX_FRAME,
+    SUBPROTOCOL,
+    Challenge,
+    FromAgent,
+    FromController,
+    Hello,
+    Proof,
+    Refused,
+    Reported,
+    Welcome,
+    decode_from_controller,
+    encode,
+)
+from quell.errors import LinkError
+from quell.faults import point
+
+_FIRST_PAUSE = 0.1
+_LONGEST_PAUSE = 10.0
+_PING_SECONDS = 15.0
+#: Messages that wait for a slow connection before it is given up and dialled anew.
+_MOST_WAITING = 10_000
+
+_T = TypeVar("_T", bound=FromController)
+_log = structlog.get_logger(__name__)
+
+
+class Link:
+    """Everything here runs on the event loop's thread."""
+
+    def __init__(
+        self,
+        address: Address,
+        identity: Identity,
+        hello: Callable[[], Hello],
+        on_welcome: Callable[[Welcome], None],
+        on_message: Callable[[FromController], None],
+    ) -> None:
+        self._address = address
+        self._identity = identity
+        self._hello = hello
+        self._on_welcome = on_welcome
+        self._on_message = on_message
+        self._waiting: deque[FromAgent] = deque()
+        self._wake = asyncio.Event()
+        self._connection: ClientConnection | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self._connection is not None
+
+    def send(self, message: FromAgent) -> None:
+        """Queue a message, in order. Never blocks."""
+        if self._connection is None:
+            return
+        if len(self._waiting) >= _MOST_WAITING:
+            self._connection.transport.abort()
+            return
+        self._waiting.append(message)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled. Raises LinkError only for what no new attempt can mend, such as an unreadable CA file."""
+        context = self._address.context()
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                async with connect(
+                    self._address.link,
+                    ssl=context,
+                    subprotocols=[Subprotocol(SUBPROTOCOL)],
+                    compression=None,
+                    max_size=MAX_FRAME,
+                    open_timeout=HANDSHAKE_TIMEOUT,
+                    close_timeout=1.0,
+                    ping_interval=_PING_SECONDS,
+                    ping_timeout=_PING_SECONDS,
+                    user_agent_header=None,
+                    proxy=None,
+                ) as connection:
+                    welcome = await self._introduce(connection)
+                    pause = _FIRST_PAUSE
+                    await self._talk(connection, welcome)
+            except (OSError, WebSocketException, LinkError) as error:
+                # A timeout is an OSError. Half of the pause is left to chance, so that agents do not come back at once.
+                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+                _log.warning(
+                    "not linked", url=self._address.link, reason=str(error) or "no answer", again_in=round(wait, 2)
+                )
+                await asyncio.sleep(wait)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def _introduce(self, connection: ClientConnection) -> Welcome:
+        agent = self._identity.agent
+        await connection.send(encode(self._hello()))
+        challenge = await _expect(connection, Challenge)
+        await connection.send(encode(Proof(signature=prove(challenge.nonce, agent, self._identity.key))))
+        return await _expect(connection, Welcome)
+
+    async def _talk(self, connection: ClientConnection, welcome: Welcome) -> None:
+        self._connection = connection
+        writer = asyncio.create_task(self._write(connection))
+        try:
+            _log.info("linked", url=self._address.link, agent=self._identity.agent, paused=welcome.paused)
+            self._on_welcome(welcome)
+            async for frame in connection:
+                self._on_message(decode_from_controller(frame))
+        finally:
+            self._connection = None
+            self._waiting.clear()
+            writer.cancel()
+        raise LinkError("the controller closed the link")
+
+    async def _write(self, connection: ClientConnection) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._waiting:
+                message = self._waiting.popleft()
+                is_report = isinstance(message, Reported)
+                if is_report:
+                    point("agent.before-report")
+                await connection.send(encode(message))
+                if is_report:
+                    point("agent.after-report")
+
+
+async def _expect(connection: ClientConnection, form: type[_T]) -> _T:
+    async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+        message = decode_from_controller(await connection.recv())
+    if isinstance(message, Refused):
+        raise LinkError(f"refused by the controller: {message.reason}")
+    if not isinstance(message, form):
+        raise LinkError(f"expected {form.__name__}, got {type(message).__name__}")
+    return message
