@@ -1,0 +1,239 @@
+"""The compiled index: all enabled rules and policies, immutable, swapped as a whole. SEMANTICS sections 1 to 3 and 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from quell.catalogue.table import ACTIONS
+from quell.errors import DocumentError, Problem
+from quell.matching.criteria import Equality, Test, compile_criterion
+from quell.matching.groups import ALL, Groups
+from quell.matching.policies import Policies
+from quell.matching.reading import Reading, World, identity, is_deep, reads
+from quell.matching.tree import Filed, build
+from quell.model.action import Action, SendWebhook, word
+from quell.model.decision import Ask, Evidence, Match, NearMiss
+from quell.model.details import Deviation
+from quell.model.event import Category, Event
+from quell.model.policy import Policy
+from quell.model.rule import Group, Mode, Rule, Source, Webhook
+
+
+class Documents(Protocol):
+    """What is compiled (quell.documents.load.Documents)."""
+
+    @property
+    def rules(self) -> Sequence[Rule]: ...
+    @property
+    def groups(self) -> Sequence[Group]: ...
+    @property
+    def webhooks(self) -> Sequence[Webhook]: ...
+    @property
+    def policies(self) -> Sequence[Policy]: ...
+
+
+class Matched(NamedTuple):
+    """Everything that one event asks for, in the order of rule ids."""
+
+    matches: tuple[Match, ...]
+    asks: tuple[Ask, ...]
+    default_skipped: tuple[str, ...]
+    reading: Reading
+
+
+class CompiledRule:
+    __slots__ = ("asks", "name", "rank", "ref", "rule", "tests")
+
+    def __init__(self, rule: Rule, rank: int, tests: tuple[Test, ...]) -> None:
+        self.rule = rule
+        #: Its place in the order of ids, then names.
+        self.rank = rank
+        self.ref = f"rule/{rule.id or rule.name}"
+        self.name = rule.name
+        self.tests = tests
+        self.asks = _asks(rule, self.ref)
+
+    def match(self, reading: Reading) -> Match:
+        """For an event that it matches: on what."""
+        evidence = [Evidence(criterion=test.text, value=test.held(reading) or "") for test in self.tests]
+        return Match(ref=self.ref, name=self.name, evidence=tuple(evidence))
+
+    def near_miss(self, reading: Reading) -> NearMiss | None:
+        """The first criterion that the event does not meet; None: it meets all."""
+        for test in self.tests:
+            if test.held(reading) is None:
+                return NearMiss(
+                    ref=self.ref,
+                    name=self.name,
+                    criterion=test.text,
+                    expected=test.expected,
+                    got=test.got(reading),
+                )
+        return None
+
+
+class View:
+    """The rules of one category."""
+
+    __slots__ = ("find", "rules")
+
+    def __init__(self, category: Category, rules: Sequence[CompiledRule]) -> None:
+        self.rules = tuple(rules)
+        root = build([Filed(rule, rule.tests) for rule in rules], partial(is_deep, category=category))
+        self.find: Callable[[Reading], list[CompiledRule]] = root.find
+
+
+class Index:
+    """compile makes it. What it remembers between events are only answers it would give again."""
+
+    def __init__(self, documents: Documents, revision: int) -> None:
+        self.revision = revision
+        self.rules = tuple(documents.rules)
+        self.groups = tuple(documents.groups)
+        self.webhooks = {webhook.name: webhook for webhook in documents.webhooks}
+        self.policies = tuple(documents.policies)
+        problems: list[Problem] = []
+        groups = _compiled_groups(self.groups, problems)
+        self._groups = groups
+        ordered = sorted(self.rules, key=lambda rule: (rule.id, rule.name))
+        compiled = [_compiled_rule(rule, rank, groups, problems) for rank, rule in enumerate(ordered)]
+        self._policies = _compiled_policies(self.policies, problems)
+        if problems:
+            raise DocumentError(problems)
+        self._views = {
+            category: View(category, of_category)
+            for category in Category
+            if (of_category := [r for r in compiled if r is not None and r.rule.category is category])
+        }
+
+    def match(self, event: Event, world: World, now: float) -> Matched | None:
+        """None: nothing matches, as most often."""
+        reading = _reading(event, world, now)
+        found = self._find(reading)
+        asked = None
+        if event.category is Category.DEVIATION and self._policies:
+            deviation = reading.details()
+            policy = self._policies.of(deviation) if isinstance(deviation, Deviation) else None
+            asked = policy.asked(reading, deviation) if policy and isinstance(deviation, Deviation) else None
+        if not found and asked is None:
+            return None
+        matches = tuple([rule.match(reading) for rule in found])
+        asks = found[0].asks if len(found) == 1 else tuple([ask for rule in found for ask in rule.asks])
+        if asked is None:
+            return Matched(matches, asks, (), reading)
+        return Matched((*matches, asked.match), (*asks, *asked.asks), asked.default_skipped, reading)
+
+    def near_misses(self, event: Event, world: World, now: float) -> tuple[NearMiss, ...]:
+        """For each enabled rule of the event's categories that does not match: the first criterion it fails on."""
+        reading = _reading(event, world, now)
+        rules = [
+            rule
+            for category in reading.identity.categories
+            if category in self._views
+            for rule in self._views[category].rules
+        ]
+        misses = [rule.near_miss(reading) for rule in sorted(rules, key=_rank)]
+        details = reading.details() if event.category is Category.DEVIATION else None
+        if isinstance(details, Deviation) and (policy := self._policies.of(details)) is not None:
+            misses.append(policy.near_miss(details) if policy.asked(reading, details) is None else None)
+        return tuple([miss for miss in misses if miss is not None])
+
+    def groups_of(self, event: Event, world: World, now: float = 0.0) -> tuple[str, ...]:
+        """Names of the groups that the event's subject is a member of."""
+        return self._groups.read(_reading(event, world, now))
+
+    def _find(self, reading: Reading) -> list[CompiledRule]:
+        views, found = self._views, []
+        for category in reading.identity.categories:
+            if category in views:
+                found += views[category].find(reading)
+        return sorted(set(found), key=_rank) if len(found) > 1 else found
+
+
+def compile(documents: Documents, revision: int = 0) -> Index:  # noqa: A001 - the word for it, used as index.compile
+    """The index of these documents. DocumentError: criteria or patterns that cannot be read, all of them."""
+    return Index(documents, revision)
+
+
+def _rank(rule: CompiledRule) -> int:
+    return rule.rank
+
+
+def _reading(event: Event, world: World, now: float) -> Reading:
+    return Reading(event, identity(event.category, event.name, event.catalogue_name, event.kind), world, now)
+
+
+def _compiled_groups(groups: Sequence[Group], problems: list[Problem]) -> Groups:
+    sound: list[Group] = []
+    for group in groups:
+        try:
+            Groups([group])
+            sound.append(group)
+        except ValueError as error:
+            problems.append(_problem(group.source, f"group {group.name}: {error}"))
+    return Groups(sound)
+
+
+def _compiled_policies(policies: Sequence[Policy], problems: list[Problem]) -> Policies:
+    sound: list[Policy] = []
+    for policy in policies:
+        try:
+            Policies([policy])
+            sound.append(policy)
+        except ValueError as error:
+            problems.append(_problem(policy.source, f"policy {policy.name}: {error}"))
+    return Policies(sound)
+
+
+def _compiled_rule(rule: Rule, rank: int, groups: Groups, problems: list[Problem]) -> CompiledRule | None:
+    """None: it is disabled, or a problem."""
+    tests: list[Test] = []
+    for place, criterion in enumerate(rule.criteria):
+        try:
+            tests.append(compile_criterion(criterion))
+        except ValueError as error:
+            problems.append(_problem(rule.source, f"rule {rule.name}: {error}", f"spec.criteria[{place}]"))
+    if rule.kind is not None:
+        tests.append(Equality("kind", reads("kind"), f"kind:{rule.kind}", [rule.kind], expected=rule.kind))
+    if rule.group:
+        expected = f"a member of {rule.group}"
+        tests.append(Equality("group", groups.read, f"group:{rule.group}", [rule.group], expected=expected))
+    return None if rule.disabled or problems else CompiledRule(rule, rank, tuple(tests))
+
+
+def _asks(rule: Rule, ref: str) -> tuple[Ask, ...]:
+    audit = ""
+    if rule.mode is Mode.AUDIT:
+        audit = f"{ref} is in audit mode"
+    elif not rule.allow_broad and rule.group in ("", ALL) and not rule.criteria and _harms(rule):
+        audit = f"{ref} would act on everything: it runs in audit until allow_broad: true says that this is meant"
+    return tuple(
+        Ask(
+            action=action,
+            by=ref,
+            owner=ref,
+            endpoints=_endpoints(rule, action),
+            audit=audit,
+            cooldown=rule.cooldown,
+            limit=rule.limit,
+            max_age=rule.max_age,
+            approval=rule.approval,
+        )
+        for action in rule.actions
+    )
+
+
+def _harms(rule: Rule) -> bool:
+    return any(ACTIONS[word(action)].destructive for action in rule.actions)
+
+
+def _endpoints(rule: Rule, action: Action) -> tuple[str, ...]:
+    if not isinstance(action, SendWebhook):
+        return ()
+    return tuple(dict.fromkeys((*rule.webhooks, *action.endpoints)))
+
+
+def _problem(source: Source, message: str, path: str = "") -> Problem:
+    return Problem(file=source.file, line=source.line, path=path, message=message)
