@@ -58,9 +58,9 @@ class SafetySettings(Struct, frozen=True, forbid_unknown_fields=True):
     budget_rule: Annotated[str, Meta(description="Destructive actions in a window, by one rule.")] = "10/1m"
     budget_namespace: Annotated[str, Meta(description="Destructive actions in a window, in one namespace.")] = "10/1m"
     max_age_kill: Annotated[str, Meta(description="Age of an event beyond which nothing is killed.")] = "60s"
-    max_age_quarantine: Annotated[str, Meta(description="Age of a security event beyond which nothing is isolated.")] = (
-        "10m"
-    )
+    max_age_quarantine: Annotated[
+        str, Meta(description="Age of a security event beyond which nothing is isolated.")
+    ] = "10m"
     max_age_report: Annotated[str, Meta(description="Age of a report beyond which nothing is isolated.")] = "24h"
     clock_skew: Annotated[str, Meta(description="How far a detector's clock may be ahead.")] = "5s"
     command_ttl: Annotated[str, Meta(description="How long a command may wait for its agent.")] = "30s"
@@ -90,7 +90,14 @@ class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="Endpoints may resolve to loopback, link-local and metadata addresses. Opens SSRF."),
     ] = False
     timeout: Annotated[str, Meta(description="How long an endpoint may take to answer.")] = "5s"
+    allow_networks: Annotated[
+        tuple[str, ...],
+        Meta(description="Networks such as 127.0.0.0/8 that endpoints may resolve to beside the usual ones."),
+    ] = ()
     give_up_after: Annotated[str, Meta(description="Age at which a delivery becomes a dead letter.")] = "24h"
+    proxy: Annotated[
+        str, Meta(description="URL of an HTTP proxy for endpoints with use_proxy. It decides where they lead.")
+    ] = ""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -26,6 +26,7 @@ from quell.channel.messages import FromController, Ordered, OutcomeAck
 from quell.errors import QuellError, StoreError
 from quell.model.action import AgentAction
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason, StateChange
+from quell.storage import outbox
 from quell.storage.records import OutboxItem
 from quell.storage.store import Store
 
@@ -119,7 +120,9 @@ class Dispatcher:
         """Take up what waits in the outbox. Called once, on the event loop, before agents may connect."""
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._take([item for item in self._store.outbox() if item.channel.startswith(_CHANNEL)], doubtful=True)
+        for channel in self._store.read(outbox.counts):
+            if channel.startswith(_CHANNEL):
+                self._take(self._store.outbox(channel), doubtful=True)
         self.look()
 
     def stop(self) -> None:

@@ -67,7 +67,7 @@ class Receiver:
         """timeout: seconds for a whole attempt. allowed: networks open beside the usual ones. proxy: a URL, used if
         the endpoint says so.
         """
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._timeout = timeout
         self._allowed = EVERYWHERE if endpoint.allow_private else tuple(allowed)
         self._proxy = proxy if endpoint.use_proxy else ""
@@ -101,8 +101,8 @@ class Receiver:
 
     async def _exchange(self, identifier: str, content: bytes, now: float) -> Answer:
         pool = await self._opened()
-        url = _parsed(self._endpoint.url)
-        own = {name: value for name, value in self._endpoint.headers.items() if name.lower() not in _OURS}
+        url = _parsed(self.endpoint.url)
+        own = {name: value for name, value in self.endpoint.headers.items() if name.lower() not in _OURS}
         headers = {
             "content-type": content_type(content),
             "user-agent": f"quell/{quell.__version__}",
@@ -136,11 +136,11 @@ class Receiver:
 
     async def _opened(self) -> httpcore.AsyncConnectionPool:
         if self._pool is None:
-            secret = self._endpoint.secret
+            secret = self.endpoint.secret
             try:
                 self._key = signatures.secret_key(secret) if secret else None
                 # Reading a system's certificates takes tens of milliseconds: not on the loop that kills depend on.
-                context = await asyncio.to_thread(_context, self._endpoint)
+                context = await asyncio.to_thread(_context, self.endpoint)
             except ValueError as error:
                 raise _Impossible(str(error)) from error
             except OSError as error:  # ssl.SSLError is one
@@ -158,7 +158,7 @@ class Receiver:
     async def _judge(self, url: httpx.URL) -> None:
         if url.scheme not in ("http", "https") or not url.host:
             raise _Impossible(f"expected an https address, got {url.scheme or 'none'}")
-        if url.scheme == "http" and not self._endpoint.allow_http:
+        if url.scheme == "http" and not self.endpoint.allow_http:
             raise _Impossible("http is not encrypted: use https, or set allow_http on the endpoint")
         if url.userinfo:
             raise _Impossible("a name and password in the address would be shown: put them in a header")

@@ -27,13 +27,18 @@ def delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
         connection.execute(_DELETE, (packed.texts(ids),))
 
 
-def waiting(connection: sqlite3.Connection, channel: str | None = None) -> list[OutboxItem]:
-    """All items, or those of a channel, in the order they were written."""
+def waiting(connection: sqlite3.Connection, channel: str | None = None, limit: int = -1) -> list[OutboxItem]:
+    """All items, or those of a channel, in the order they were written; the first `limit`, if it is not negative."""
     if channel is None:
-        rows = connection.execute("SELECT body FROM outbox ORDER BY n")
+        rows = connection.execute("SELECT body FROM outbox ORDER BY n LIMIT ?", (limit,))
     else:
-        rows = connection.execute("SELECT body FROM outbox WHERE channel = ? ORDER BY n", (channel,))
+        rows = connection.execute("SELECT body FROM outbox WHERE channel = ? ORDER BY n LIMIT ?", (channel, limit))
     return [_decode(body) for (body,) in rows]
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many items wait, by channel."""
+    return dict(connection.execute("SELECT channel, count(*) FROM outbox GROUP BY channel").fetchall())
 
 
 def get(connection: sqlite3.Connection, item_id: str) -> OutboxItem | None:

@@ -1,0 +1,350 @@
+"""The deliveries to one endpoint: in order, at least once, retried, given up with a reason. SEMANTICS sections 7 and 9."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from enum import StrEnum
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from quell import faults
+from quell.controller.addresses import IPNetwork
+from quell.controller.receivers import Answer, Receiver, Verdict, shown
+from quell.errors import StoreError
+from quell.model.decision import Outcome, OutcomeStatus, Reason
+from quell.model.rule import Webhook
+from quell.storage import dead_letters, deliveries, outbox, outcomes
+from quell.storage.dead_letters import DeadLetter
+from quell.storage.deliveries import Delivery
+from quell.storage.records import OutboxItem
+from quell.storage.store import Store
+
+CHANNEL = "webhook:"
+#: Seconds; a receiver that asks for more is asked again after this.
+_LONGEST_RETRY_AFTER = 3600.0
+#: Seconds between two tries to write what became of a delivery.
+_STORE_PAUSE = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Pace(Struct, frozen=True, kw_only=True):
+    """How a delivery is retried. Times in seconds."""
+
+    timeout: float = 5.0
+    #: Before the second attempt; doubled each time, less up to half of it at random.
+    first_wait: float = 0.5
+    longest_wait: float = 300.0
+    attempts: int = 300
+    #: Age at which it is given up.
+    give_up_after: float = 86_400.0
+    #: Deliveries of an endpoint that wait in memory; the others wait on disk only.
+    in_memory: int = 200
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """Where endpoints may lie, by the operator's settings."""
+
+    networks: tuple[IPNetwork, ...] = ()
+    proxy: str = ""
+
+
+class State(StrEnum):
+    IDLE = "idle"
+    DELIVERING = "delivering"
+    FAILING = "failing"
+    DISABLED = "disabled"
+
+
+class EndpointStatus(Struct, frozen=True, kw_only=True):
+    """How it goes with an endpoint, for people."""
+
+    name: str
+    #: Scheme, host and port; the rest of a URL may be a secret.
+    address: str
+    state: State
+    #: Deliveries in the outbox.
+    waiting: int
+    #: Attempts that failed since the last delivery.
+    failures: int
+    last_error: str
+    last_delivered: float | None
+    #: When the next attempt is due; None: as soon as something waits.
+    next_attempt: float | None
+
+
+class Line:
+    """The endpoint's deliveries and the task that makes them. Everything but the writing is on the loop's thread."""
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: Webhook | None,
+        *,
+        store: Store,
+        clock: Callable[[], float],
+        pace: Pace,
+        access: Access,
+    ) -> None:
+        """Endpoint None: there is none of this name; what waits for it is given up with that reason."""
+        self.name = name
+        self.endpoint = endpoint
+        self._store = store
+        self._clock = clock
+        self._pace = pace
+        self._access = access
+        self._receiver: Receiver | None = None
+        self._queue: deque[OutboxItem] = deque()
+        #: Waiting, being sent, or with a result that is not yet on disk.
+        self._known: set[str] = set()
+        #: More waits on disk than in memory.
+        self._spilled = False
+        self._wake = asyncio.Event()
+        #: The endpoint was changed since the last attempt.
+        self._changed = False
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._failures = 0
+        self._last_error = ""
+        self._last_delivered: float | None = None
+        self._next_attempt: float | None = None
+        self._task = asyncio.create_task(self._run(), name=f"webhook {name}")
+
+    def set_endpoint(self, endpoint: Webhook | None) -> None:
+        """From now on the endpoint is this. What waits is tried at once: the change may be the cure."""
+        self.endpoint = endpoint
+        self._changed = True
+        self._failures = 0
+        self._wake.set()
+
+    def offer(self, items: Sequence[OutboxItem]) -> None:
+        """Deliveries that are on disk, in their order there."""
+        for item in items:
+            if item.id in self._known:
+                continue
+            if self._spilled or len(self._queue) >= self._pace.in_memory:
+                self._spilled = True
+                break
+            self._known.add(item.id)
+            self._queue.append(item)
+        self._wake.set()
+
+    @property
+    def is_over(self) -> bool:
+        """There is no such endpoint, and nothing waits for it."""
+        return self.endpoint is None and not self._known and not self._spilled
+
+    def take_up(self) -> None:
+        """Deliver what the disk has for this endpoint."""
+        self._spilled = True
+        self._wake.set()
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    async def stop(self) -> None:
+        """Send nothing more; what waits stays in the outbox. An attempt under way may be repeated by the next start."""
+        self.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._disconnect()
+
+    def status(self, waiting: int) -> EndpointStatus:
+        """waiting: deliveries in the outbox, which only the store knows."""
+        endpoint = self.endpoint
+        if endpoint is None or not endpoint.enable:
+            state = State.DISABLED
+        elif self._failures:
+            state = State.FAILING
+        else:
+            state = State.DELIVERING if self._known else State.IDLE
+        return EndpointStatus(
+            name=self.name,
+            address=shown(endpoint.url) if endpoint is not None else "",
+            state=state,
+            waiting=waiting,
+            failures=self._failures,
+            last_error=self._last_error,
+            last_delivered=self._last_delivered,
+            next_attempt=self._next_attempt,
+        )
+
+    # --- the task ----------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            if not self._queue and self._spilled:
+                try:
+                    self._refill()
+                except StoreError as error:
+                    _log.error("waiting webhooks cannot be read yet", endpoint=self.name, error=str(error))
+                    await asyncio.sleep(_STORE_PAUSE)
+                    continue
+            if self._queue:
+                await self._deliver(self._queue[0])
+                continue
+            if self.endpoint is None:
+                await self._disconnect()
+            await self._wake.wait()
+
+    def _refill(self) -> None:
+        """Take the next deliveries from the disk, in order, without those whose result is just being written."""
+        limit = self._pace.in_memory + len(self._known)
+        found = self._store.read(lambda connection: outbox.waiting(connection, CHANNEL + self.name, limit))
+        fresh = [item for item in found if item.id not in self._known]
+        self._spilled = len(found) == limit
+        self._queue.extend(fresh)
+        self._known.update(item.id for item in fresh)
+
+    async def _deliver(self, item: OutboxItem) -> None:
+        """One attempt, or a wait for it, or the end of it. The item leaves the queue when it is settled."""
+        endpoint, now = self.endpoint, self._clock()
+        if endpoint is None:
+            self._give_up(item, f"there is no endpoint {self.name}")
+            return
+        if not endpoint.enable:
+            self._give_up(item, f"endpoint {self.name} is disabled")
+            return
+        if item.expires is not None and now >= item.expires:
+            self._give_up(item, "expired before it could be delivered")
+            return
+        if item.due > now and not self._changed:
+            self._next_attempt = item.due
+            with suppress(TimeoutError):
+                async with asyncio.timeout(item.due - now):
+                    await self._wake.wait()
+            self._next_attempt = None
+            return
+        self._changed = False
+        answer = await self._attempt(endpoint, item, now)
+        attempts = item.attempts + 1
+        tried = msgspec.structs.replace(item, attempts=attempts)
+        if answer.verdict is Verdict.DELIVERED:
+            self._failures, self._last_error, self._last_delivered = 0, "", self._clock()
+            self._settle(tried, OutcomeStatus.DONE, "", answer)
+            return
+        self._failures += 1
+        self._last_error = answer.explanation
+        _log.warning(
+            "a webhook failed", endpoint=self.name, delivery=item.id, attempt=attempts, error=answer.explanation
+        )
+        if answer.verdict is Verdict.NEVER:
+            self._give_up(tried, answer.explanation, answer)
+        elif attempts >= self._pace.attempts or now - item.created >= self._pace.give_up_after:
+            why = f"given up after {attempts} attempts in {now - item.created:.0f} s: {answer.explanation}"
+            self._give_up(tried, why, answer)
+        else:
+            self._postpone(msgspec.structs.replace(tried, due=self._clock() + self._wait(attempts, answer)), answer)
+
+    async def _attempt(self, endpoint: Webhook, item: OutboxItem, now: float) -> Answer:
+        if self._receiver is None or self._receiver.endpoint is not endpoint:
+            await self._disconnect()
+            self._receiver = Receiver(
+                endpoint, timeout=self._pace.timeout, allowed=self._access.networks, proxy=self._access.proxy
+            )
+        faults.point("webhook.before-send")
+        try:
+            answer = await self._receiver.post(item.id, item.body, now)
+        except Exception as error:  # noqa: BLE001 - whatever one receiver provokes must not stop its line for good
+            _log.exception("a webhook failed in an unknown way", endpoint=self.name, delivery=item.id)
+            answer = Answer(verdict=Verdict.AGAIN, explanation=type(error).__name__)
+        faults.point("webhook.after-send")
+        return answer
+
+    async def _disconnect(self) -> None:
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            await receiver.close()
+
+    def _wait(self, attempts: int, answer: Answer) -> float:
+        """Exponential, with jitter, and at least what the receiver asks for."""
+        longest = min(self._pace.longest_wait, self._pace.first_wait * 2.0 ** min(attempts - 1, 60))
+        jittered = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+        return max(jittered, min(answer.retry_after or 0.0, _LONGEST_RETRY_AFTER))
+
+    # --- what is written ---------------------------------------------------------------------------------------------
+
+    def _postpone(self, item: OutboxItem, answer: Answer) -> None:
+        self._queue[0] = item
+        history = self._history(item, answer)
+
+        def change(connection: sqlite3.Connection) -> None:
+            deliveries.insert(connection, history)
+            outbox.postpone(connection, item.id, item.attempts, item.due)
+
+        # If this is not written, a restart counts one attempt less: no reason to wait for it.
+        self._store.write(change, lambda _error: None)
+
+    def _give_up(self, item: OutboxItem, why: str, answer: Answer | None = None) -> None:
+        """answer: of the last attempt; None: it was not even tried now."""
+        _log.error("a webhook was given up", endpoint=self.name, delivery=item.id, reason=why)
+        self._settle(item, OutcomeStatus.FAILED, why, answer)
+
+    def _settle(self, item: OutboxItem, status: OutcomeStatus, explanation: str, answer: Answer | None) -> None:
+        """The delivery has come to its end: outcome, history and, if it failed, dead letter in one transaction."""
+        self._queue.popleft()
+        delivered = status is OutcomeStatus.DONE
+        now = self._clock()
+        facts: dict[str, str | int | float | list[int]] = {"endpoint": self.name, "attempts": item.attempts}
+        if answer is not None and answer.status is not None:
+            facts["status"] = answer.status
+        unreachable = self.endpoint is None or not self.endpoint.enable
+        outcome = Outcome(
+            id=item.id,
+            status=status,
+            reason=None if delivered else Reason.NO_ENDPOINT if unreachable else Reason.FAILED,
+            explanation=explanation,
+            time=now,
+            duration=None if answer is None else answer.duration,
+            facts=facts,
+        )
+        history = None if answer is None else self._history(item, answer)
+
+        def change(connection: sqlite3.Connection) -> None:
+            outcomes.insert(connection, [outcome])
+            if history is not None:
+                deliveries.insert(connection, history)
+            if delivered:
+                outbox.delete(connection, [item.id])
+            else:
+                dead_letters.bury(connection, DeadLetter(item=item, time=now, explanation=explanation))
+
+        self._write(change, item.id)
+
+    def _write(self, change: Callable[[sqlite3.Connection], None], identifier: str) -> None:
+        def done(error: StoreError | None) -> None:
+            # A store calls back on its writing thread or, if told how, on the loop's.
+            if threading.get_ident() == self._thread:
+                self._written(change, identifier, error)
+            elif not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._written, change, identifier, error)
+
+        self._store.write(change, done)
+
+    def _written(self, change: Callable[[sqlite3.Connection], None], identifier: str, error: StoreError | None) -> None:
+        if error is None:
+            self._known.discard(identifier)
+        elif not self._task.done():
+            _log.error("what became of a webhook cannot be written yet", endpoint=self.name, error=str(error))
+            self._loop.call_later(_STORE_PAUSE, self._write, change, identifier)
+
+    def _history(self, item: OutboxItem, answer: Answer) -> Delivery:
+        return Delivery(
+            id=item.id,
+            endpoint=self.name,
+            time=self._clock(),
+            attempt=item.attempts,
+            status=answer.status,
+            delivered=answer.verdict is Verdict.DELIVERED,
+            explanation=answer.explanation,
+            duration=answer.duration,
+            event_id=item.event_id,
+        )
