@@ -1,0 +1,170 @@
+"""Who is asking, and may they. DESIGN, trust.
+
+A program shows a bearer token. A person opens a link with a code that works once and gets a session cookie, which is a
+token as well, of this process only. Tokens are 256 random bits, so that their plain SHA-256 is enough to keep them by
+and a lookup by that hash tells nothing by its time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time as clock
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from enum import StrEnum
+
+from msgspec import Struct
+
+from quell.api.asgi import Scope, header, peer
+from quell.api.problem import Refusal
+from quell.storage import tokens
+from quell.storage.store import Store
+
+COOKIE = "quell_session"
+
+
+class Role(StrEnum):
+    """admin: everything. viewer: read. ingest: send events, nothing else."""
+
+    ADMIN = "admin"
+    VIEWER = "viewer"
+    INGEST = "ingest"
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    name: str
+    role: Role
+    #: Epoch seconds; None: never.
+    expires: float | None = None
+
+
+#: Who may read.
+READERS = frozenset((Role.ADMIN, Role.VIEWER))
+ADMINS = frozenset((Role.ADMIN,))
+
+#: Seconds for which a token that was found is not looked up again: a withdrawn one works that long at most elsewhere
+#: than where it was withdrawn.
+_TRUSTED = 5.0
+#: Seconds between two notes of when a token was last used.
+_TOUCH = 60.0
+_SESSION = 12 * 3600.0
+_LOGIN_CODE = 15 * 60.0
+_MAX_SESSIONS = 1000
+#: Failures of one address within so many seconds, after which further ones are answered 429. What is right still works.
+_FAILURES, _WINDOW = 20, 60.0
+_ADDRESSES = 4096
+
+
+class Auth:
+    """Checks callers against the store. On the event loop's thread only."""
+
+    def __init__(self, store: Store, *, now: Callable[[], float] = clock.time) -> None:
+        self._store = store
+        self._now = now
+        #: Hash of a token to who has it and until when that is trusted without a look.
+        self._found: dict[bytes, tuple[Caller, float]] = {}
+        self._touched: dict[str, float] = {}
+        self._sessions: OrderedDict[bytes, Caller] = OrderedDict()
+        self._codes: dict[bytes, float] = {}
+        self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def require(self, scope: Scope, roles: Collection[Role]) -> Caller:
+        """The caller of an HTTP request. Refusal 401 if unknown, 403 if of another role, 429 after many failures.
+
+        A session's cookie is taken for reading only, and from this very site only.
+        """
+        authorization = header(scope, b"authorization")
+        if authorization is not None:
+            caller = self._bearer(authorization)
+        else:
+            caller = self._session(scope)
+            if caller is None:
+                raise _unknown("a token is needed")
+        if caller is None:
+            self._failure(scope)
+            raise _unknown("the token is unknown, expired or withdrawn")
+        if caller.role not in roles:
+            raise Refusal(403, f"role {caller.role} may not do this; it takes {' or '.join(sorted(roles))}")
+        return caller
+
+    def login_code(self, ttl: float = _LOGIN_CODE) -> str:
+        """A code for one login within ttl seconds: {url}/login?code=..."""
+        now = self._now()
+        self._codes = {kept: until for kept, until in self._codes.items() if until > now}
+        code = secrets.token_urlsafe(32)
+        self._codes[_hash(code.encode())] = now + ttl
+        return code
+
+    def log_in(self, scope: Scope, code: str) -> str:
+        """A session's secret for the code, which is used up. Refusal 401 or 429."""
+        until = self._codes.pop(_hash(code.encode()), 0.0)
+        if until <= self._now():
+            self._failure(scope)
+            raise Refusal(401, "this login link was used before or has expired; `quell login` makes a new one")
+        secret = secrets.token_urlsafe(32)
+        self._sessions[_hash(secret.encode())] = Caller(
+            name="session", role=Role.VIEWER, expires=self._now() + _SESSION
+        )
+        while len(self._sessions) > _MAX_SESSIONS:
+            self._sessions.popitem(last=False)
+        return secret
+
+    def forget(self) -> None:
+        """Look every token up anew: one was withdrawn or replaced."""
+        self._found.clear()
+
+    def _bearer(self, authorization: bytes) -> Caller | None:
+        scheme, _, secret = authorization.partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        digest = _hash(secret.strip())
+        now = self._now()
+        known = self._found.get(digest)
+        if known is not None and known[1] > now:
+            caller = known[0]
+        else:
+            self._found.pop(digest, None)
+            token = self._store.read(lambda connection: tokens.find(connection, secret.strip().decode("latin-1"), now))
+            if token is None:
+                return None
+            caller = Caller(name=token.name, role=Role(token.role), expires=token.expires)
+            self._found[digest] = (caller, now + _TRUSTED)
+            self._touch(token.name, now)
+        return caller if caller.expires is None or caller.expires > now else None
+
+    def _session(self, scope: Scope) -> Caller | None:
+        if scope.get("method") not in ("GET", "HEAD"):
+            return None
+        for part in (header(scope, b"cookie") or b"").split(b";"):
+            name, _, secret = part.strip().partition(b"=")
+            if name == COOKIE.encode():
+                caller = self._sessions.get(_hash(secret))
+                if caller is not None and caller.expires is not None and caller.expires > self._now():
+                    return caller
+        return None
+
+    def _touch(self, name: str, now: float) -> None:
+        if now - self._touched.get(name, 0.0) >= _TOUCH:
+            self._touched[name] = now
+            self._store.write(lambda connection: tokens.touch(connection, name, now), lambda _error: None)
+
+    def _failure(self, scope: Scope) -> None:
+        address, now = peer(scope), self._now()
+        count, since = self._failed.get(address, (0, now))
+        if now - since >= _WINDOW:
+            count, since = 0, now
+        self._failed[address] = (count + 1, since)
+        self._failed.move_to_end(address)
+        while len(self._failed) > _ADDRESSES:
+            self._failed.popitem(last=False)
+        if count >= _FAILURES:
+            raise Refusal(429, "too many failed attempts from this address", retry_after=since + _WINDOW - now)
+
+
+def _hash(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()
+
+
+def _unknown(detail: str) -> Refusal:
+    return Refusal(401, detail, headers={"www-authenticate": 'Bearer realm="quell"'})

@@ -1,0 +1,125 @@
+"""What a request to ingest holds: one JSON object, an array of them, or a line each (NDJSON)."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from msgspec import Struct
+
+from quell.api.problem import Refusal
+
+LINES = frozenset(
+    (
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonlines",
+        "application/jsonlines",
+        "application/json-lines",
+    )
+)
+#: Types whose first byte tells which of the three it is. None: not said.
+_TOLD_BY_CONTENT = frozenset((None, "application/json", "application/octet-stream"))
+
+#: Elements of one request. Each costs some hundred bytes of memory beside its own.
+MAX_ELEMENTS = 100_000
+#: Bytes of an array: unlike lines, its elements cannot be counted before they are cut.
+MAX_ARRAY = 8 << 20
+
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+_whole = msgspec.json.Decoder(msgspec.Raw)
+_POSITION = re.compile(r" ?\(byte (\d+)\)")
+_SPACE = b" \t\r\n"
+
+
+class Batch(Struct, frozen=True):
+    """The elements' bytes, each with its number from 1: its line, or its place in the array."""
+
+    elements: list[tuple[int, bytes]]
+    #: Not the sender's only element: numbers mean something.
+    several: bool = True
+
+
+def split(body: bytes, content_type: str | None) -> Batch:
+    """The elements of a body, cut without reading them.
+
+    Refusal 415 for a type that is not JSON; 400 with the position for a body that is none; 413 for too many elements.
+    """
+    kind = None if content_type is None else content_type.partition(";")[0].strip().lower()
+    if kind in LINES:
+        return _lines(body)
+    if kind not in _TOLD_BY_CONTENT and not (kind or "").endswith("+json"):
+        raise Refusal(
+            415,
+            f"Content-Type {kind} is not taken; send application/json or application/x-ndjson"
+            + (" (Falco: json_output: true)" if kind == "text/plain" else ""),
+            headers={"accept": "application/json, application/x-ndjson"},
+        )
+    start = body.lstrip(_SPACE)[:1]
+    if not start:
+        raise Refusal(400, "the body is empty; expected an event")
+    try:
+        if start == b"[":
+            return _array(body)
+        _whole.decode(body)
+    except msgspec.DecodeError as error:
+        if start != b"[" and _is_lines(body):
+            return _lines(body)
+        raise not_json(error, body) from error
+    except RecursionError as error:
+        raise Refusal(400, "not JSON that can be read: nested too deeply") from error
+    return Batch([(1, body)], several=False)
+
+
+def _array(body: bytes) -> Batch:
+    if len(body) > MAX_ARRAY:
+        raise Refusal(413, f"an array may have {MAX_ARRAY} bytes; send smaller ones, or an event a line")
+    raws = _elements.decode(body)
+    if len(raws) > MAX_ELEMENTS:
+        raise _too_many(len(raws))
+    return Batch([(number, bytes(raw)) for number, raw in enumerate(raws, 1)])
+
+
+def not_json(error: msgspec.DecodeError, body: bytes) -> Refusal:
+    """Where a body stops being JSON: byte offset from 0, line and column from 1."""
+    text = str(error)
+    found = _POSITION.search(text)
+    position = int(found[1]) if found else len(body)
+    if "trailing characters" in text:
+        position -= 1  # msgspec counts the first of them as read
+    before = body[:position]
+    line, column = before.count(b"\n") + 1, position - (before.rfind(b"\n") + 1) + 1
+    what = "it ends too early" if found is None else _POSITION.sub("", text).removeprefix("JSON is malformed: ")
+    return Refusal(
+        400,
+        f"the body is not JSON: {what}, at byte {position} (line {line}, column {column})",
+        more={"position": position, "line": line, "column": column},
+    )
+
+
+def _is_lines(body: bytes) -> bool:
+    """Whether a body that is not one JSON value is one a line: its first or last line is an object of its own."""
+    text = body.strip(_SPACE)
+    return b"\n" in text and (_is_object(text.partition(b"\n")[0]) or _is_object(text.rpartition(b"\n")[2]))
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        _whole.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return line.startswith(b"{")
+
+
+def _lines(body: bytes) -> Batch:
+    if (count := body.count(b"\n")) > MAX_ELEMENTS:
+        raise _too_many(count)
+    lines = [(number, text) for number, line in enumerate(body.split(b"\n"), 1) if (text := line.strip(_SPACE))]
+    if not lines:
+        raise Refusal(400, "the body is empty; expected an event a line")
+    return Batch(lines)
+
+
+def _too_many(count: int) -> Refusal:
+    return Refusal(413, f"{count} elements in one request, more than the {MAX_ELEMENTS} that are taken")

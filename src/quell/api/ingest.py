@@ -1,0 +1,165 @@
+"""Taking events in: POST /v1/events and POST /v1/events/<detector>, bare ASGI.
+
+An event is acknowledged (202, with ids) only when it and its decision are on disk. What is no event is reported with
+its number and reason and kept in the list of rejects; the good ones of the same request are taken. If none is good the
+answer is 400 with the same list.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import structlog
+from msgspec import Struct
+from prometheus_client import Counter
+
+from quell.api.asgi import Receive, Scope, Send, header, peer, respond
+from quell.api.auth import Auth, Role
+from quell.api.batch import Batch, split
+from quell.api.problem import Refusal, refusal
+from quell.api.unpack import Disconnected, read_body, unpack
+from quell.detectors import DETECTORS, Detector
+from quell.errors import EventError, QuellError
+from quell.ids import uuid7
+from quell.model.event import Event
+from quell.settings import Ingest as Limits
+from quell.storage.records import Reject
+
+#: Path to detector: those that may be posted to. The others come over the agents' link or from Quell itself.
+ROUTES: dict[str, Detector] = {
+    "/v1/events": DETECTORS["native"],
+    "/v1/events/falco": DETECTORS["falco"],
+}
+_ROLES = frozenset((Role.INGEST, Role.ADMIN))
+#: Bytes of a reject that are kept in memory until it is written; the store keeps no more.
+_KEPT_BYTES = 16 << 10
+_HEADERS = [(b"content-type", b"application/json")]
+
+TAKEN = Counter("quell_events_taken", "Events on disk with their decisions.", ["detector"])
+REJECTED = Counter("quell_events_rejected", "Lines that were sent as events and are none.", ["detector"])
+REFUSED = Counter("quell_ingest_requests_refused", "Requests of which nothing was taken.", ["status"])
+
+_log = structlog.get_logger(__name__)
+
+
+class Controller(Protocol):
+    """What taking events in needs of quell.controller.controller.Controller."""
+
+    async def ingest(self, events: Sequence[Event]) -> list[str]: ...
+
+    async def reject(self, rejects: Sequence[Reject]) -> None: ...
+
+
+class Rejected(Struct, frozen=True, kw_only=True):
+    """One element that is no event. line: its line, or its place in the array, from 1. position: byte offset in it."""
+
+    line: int
+    reason: str
+    position: int | None = None
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """The answer: ids of the events taken, in order, and what was not."""
+
+    ids: list[str]
+    rejected: list[Rejected]
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Ingest:
+    """The ASGI application of the paths in ROUTES, POST only."""
+
+    def __init__(self, controller: Controller, auth: Auth, limits: Limits) -> None:
+        self._controller = controller
+        self._auth = auth
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            body = await self._take(scope, receive)
+        except Disconnected:
+            return
+        except Refusal as refused:
+            REFUSED.labels(str(refused.status)).inc()
+            await refused.send(send)
+            return
+        except QuellError as error:
+            refused = refusal(error)
+            REFUSED.labels(str(refused.status)).inc()
+            await refused.send(send)
+            return
+        await respond(send, 202, body, _HEADERS)
+
+    async def _take(self, scope: Scope, receive: Receive) -> bytes:
+        detector = ROUTES[scope["path"]]
+        self._auth.require(scope, _ROLES)
+        content_type, encoding = header(scope, b"content-type"), header(scope, b"content-encoding")
+        sent = await read_body(scope, receive, self._limits.max_body)
+        text = sent if encoding is None else await unpack(sent, encoding, self._limits.max_unpacked)
+        try:
+            batch = split(text, None if content_type is None else content_type.decode("latin-1"))
+        except Refusal as refused:
+            if refused.status == 400:
+                await self._keep([_reject(detector, 0, refused.detail, refused.more.get("position"), text, scope)])
+            raise
+        # From here to the store's queue nothing is awaited: ids made here stay in the order of the journal.
+        events, rejects = self._decode(detector, batch, scope)
+        ids = await self._controller.ingest(events) if events else []
+        if events:
+            TAKEN.labels(detector.name).inc(len(events))
+        if rejects:
+            await self._keep(rejects)
+        rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in rejects]
+        if rejected and not ids:
+            raise _nothing_taken(batch, rejected)
+        return _encode(Receipt(ids=ids, rejected=rejected))
+
+    def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> tuple[list[Event], list[Reject]]:
+        received = time.time()
+        events: list[Event] = []
+        rejects: list[Reject] = []
+        largest, decode = self._limits.max_event, detector.decode
+        for number, line in batch.elements:
+            try:
+                if len(line) > largest:
+                    raise EventError(f"the event has {len(line)} bytes, more than the {largest} that are taken")
+                events.append(decode(line, id=None, received=received))
+            except EventError as error:
+                rejects.append(_reject(detector, number, str(error), error.position, line, scope))
+        return events, rejects
+
+    async def _keep(self, rejects: Sequence[Reject]) -> None:
+        """For people to look at. The sender is told of them in any case."""
+        REJECTED.labels(rejects[0].source).inc(len(rejects))
+        try:
+            await self._controller.reject(rejects)
+        except QuellError as error:
+            _log.error("rejects could not be kept", count=len(rejects), first=rejects[0].reason, error=str(error))
+
+
+def _reject(
+    detector: Detector, line: int, reason: str, position: int | None, raw: bytes, scope: Scope
+) -> Reject:
+    return Reject(
+        id=uuid7(),
+        time=time.time(),
+        source=detector.name,
+        line=line,
+        reason=reason,
+        position=position,
+        raw=raw[:_KEPT_BYTES],
+        peer=peer(scope),
+    )
+
+
+def _nothing_taken(batch: Batch, rejected: list[Rejected]) -> Refusal:
+    if batch.several:
+        return Refusal(400, f"none of {len(rejected)} elements is an event", more={"ids": [], "rejected": rejected})
+    only = rejected[0]
+    more = {"ids": [], "rejected": rejected}
+    return Refusal(400, only.reason, more=more if only.position is None else {**more, "position": only.position})
