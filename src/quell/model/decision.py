@@ -169,6 +169,8 @@ class RefusalCounted(Struct, frozen=True, kw_only=True, tag="refusal", omit_defa
     key: str
     at: float
     record: str
+    owner: str
+    reason: Reason
     flagged: bool = False
     #: For a flag: this one and those counted since the last flag of the key.
     count: int = 1

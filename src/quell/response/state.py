@@ -212,6 +212,8 @@ class State:
         held = self.quarantines.get(target.key)
         if held is None:
             held = self.quarantines[target.key] = Quarantined(target=target, holders={}, since=change.at)
+        if not held.holders:
+            held.confirmed = False
         held.holders[change.holder] = change.until
         held.strict = held.strict or change.strict
         held.agent = change.agent or held.agent

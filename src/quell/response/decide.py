@@ -1,0 +1,426 @@
+"""From what rules ask for to one decision: each action once, granted, refused or held, and why. SEMANTICS 0, 3, 4, 8."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from quell.catalogue.names import NAMES
+from quell.model.action import (
+    Action,
+    AgentAction,
+    MakeOpsFlag,
+    MakeRedFlag,
+    Quarantine,
+    SendWebhook,
+    SuppressLog,
+)
+from quell.model.decision import (
+    ActionRecord,
+    Ask,
+    BudgetSpent,
+    CommandExpected,
+    CooldownStarted,
+    Decision,
+    Match,
+    NearMiss,
+    QuarantineHeld,
+    Reason,
+    RefusalCounted,
+    StateChange,
+    Status,
+)
+from quell.model.details import Deviation
+from quell.model.event import Event
+from quell.model.rule import Webhook
+from quell.model.subject import NetworkTarget, Target
+from quell.response.endpoints import Chosen, choose
+from quell.response.safety import (
+    budget_keys,
+    cooldown_key,
+    limit_key,
+    over_budget,
+    restrained,
+    stands_against,
+    too_old,
+)
+from quell.response.state import REFUSAL_PERIOD, State
+from quell.response.targets import Aim, Decoded, Refusal, aim, owner_of, subject_key, target_key
+
+_HELD = (Reason.BUDGET, Reason.APPROVAL)
+#: Refusals that people need not be told of (SEMANTICS section 8, refusals); an approval is asked for in its own way.
+_QUIET = (Reason.AUDIT, Reason.COOLDOWN, Reason.NOT_APPLICABLE, Reason.APPROVAL)
+
+
+class Verdict(NamedTuple):
+    """What becomes of one asker's request; None: granted."""
+
+    ask: Ask
+    refusal: Refusal | None
+
+
+class Lease(NamedTuple):
+    """How a network namespace is isolated once this decision is applied."""
+
+    until: float | None
+    strict: bool
+    holders: Mapping[str, float | None]
+
+
+def decide(
+    event: Event,
+    details: Decoded,
+    matches: Sequence[Match],
+    asks: Sequence[Ask],
+    *,
+    webhooks: Mapping[str, Webhook],
+    state: State,
+    now: float,
+    revision: int,
+    default_skipped: tuple[str, ...] = (),
+    near_misses: tuple[NearMiss, ...] = (),
+) -> Decision:
+    """The record that this event ends in. Nothing is changed: what will be stands in its changes (SEMANTICS section 9)."""
+    deciding = _Deciding(event, details, webhooks, state, now)
+    grouped: dict[Action, list[Ask]] = {}
+    for ask in asks:
+        grouped.setdefault(_PLAIN_WEBHOOK if isinstance(ask.action, SendWebhook) else ask.action, []).append(ask)
+    suppressors = [ask.by for ask in grouped.get(_SUPPRESS, ()) if not ask.audit]
+    suppressed = bool(suppressors) and not _is_safety_event(event)
+    for action, askers in _ordered(grouped):
+        match action:
+            case SuppressLog():
+                deciding.suppress(action, askers)
+            case SendWebhook():
+                deciding.tell(askers, suppressors if suppressed else [])
+            case MakeRedFlag() | MakeOpsFlag():
+                deciding.flag(action, askers)
+            case _:
+                deciding.act(action, askers)
+    return Decision(
+        event_id=event.id,
+        time=now,
+        revision=revision,
+        matches=tuple(matches),
+        near_misses=near_misses,
+        actions=tuple(deciding.records),
+        suppressed=suppressed,
+        default_skipped=default_skipped,
+        changes=tuple(deciding.changes),
+    )
+
+
+_PLAIN_WEBHOOK = SendWebhook()
+_SUPPRESS = SuppressLog()
+
+
+def _ordered(grouped: dict[Action, list[Ask]]) -> Iterable[tuple[Action, list[Ask]]]:
+    """As asked; but of several quarantines the strictest and longest first, so that no other needs a command."""
+    if len(grouped) == 1:
+        return grouped.items()
+    return sorted(grouped.items(), key=lambda item: _weight(item[0]))
+
+
+def _weight(action: Action) -> tuple[bool, float]:
+    if isinstance(action, Quarantine):
+        return not action.strict, -(float("inf") if action.ttl is None else action.ttl)
+    return False, -float("inf")
+
+
+def _is_safety_event(event: Event) -> bool:
+    """Quell's own events, but for those whose names the mission document gives users to match."""
+    entry = NAMES.get(event.catalogue_name or event.name)
+    return event.source == "quell" and (entry is None or entry.origin == "quell")
+
+
+class _Deciding:
+    """The records and changes of one decision, as they grow."""
+
+    def __init__(
+        self, event: Event, details: Decoded, webhooks: Mapping[str, Webhook], state: State, now: float
+    ) -> None:
+        self.event = event
+        self.details = details
+        self.webhooks = webhooks
+        self.state = state
+        self.now = now
+        self.records: list[ActionRecord] = []
+        self.changes: list[StateChange] = []
+        self._spent: Counter[str] = Counter()
+        self._aims: dict[type[AgentAction], Aim] = {}
+        self._leases: dict[str, Lease] = {}
+
+    def suppress(self, action: SuppressLog, asks: list[Ask]) -> None:
+        if _is_safety_event(self.event):
+            said = Refusal(Reason.NOT_APPLICABLE, "Quell's own safety events are never suppressed")
+            self._record(action, [Verdict(ask, _audited(ask, said)) for ask in asks])
+            return
+        self._record(action, [Verdict(ask, _audited(ask, None)) for ask in asks])
+
+    def flag(self, action: MakeRedFlag | MakeOpsFlag, asks: list[Ask]) -> None:
+        """Its success is its making, so a cooldown starts at once."""
+        key = self._told_key()
+        verdicts = [Verdict(ask, _audited(ask, self._restrained(ask, key))) for ask in asks]
+        self._record(action, verdicts)
+        for ask in _granted(verdicts):
+            self._count(ask)
+            if ask.cooldown is not None:
+                until = self.now + ask.cooldown
+                self.changes.append(CooldownStarted(key=cooldown_key(ask, key), at=self.now, until=until))
+
+    def tell(self, asks: list[Ask], suppressors: list[str]) -> None:
+        """All granted askers' endpoints in one record; those that have none, each in one of its own."""
+        key = subject_key(self.event.subject)
+        chosen = {ask: choose(ask, self.webhooks, self.event) for ask in asks}
+        verdicts = [Verdict(ask, self._unsaid(ask, chosen[ask], suppressors, key)) for ask in asks]
+        granted = _granted(verdicts)
+        if granted:
+            endpoints = tuple(dict.fromkeys(name for ask in granted for name in chosen[ask].endpoints))
+            explanation = "; ".join(dict.fromkeys(said for ask in granted for said in chosen[ask].skipped))
+            record = self._add(
+                SendWebhook(endpoints=endpoints),
+                [ask.by for ask in granted],
+                Status.GRANTED,
+                explanation=explanation,
+                endpoints=endpoints,
+            )
+            self._expect(record, granted, key)
+        for verdict in verdicts:
+            if verdict.refusal is not None:
+                self._record(SendWebhook(endpoints=verdict.ask.endpoints), [verdict])
+
+    def act(self, action: AgentAction, asks: list[Ask]) -> None:
+        aimed = self._aims.get(type(action))
+        if aimed is None:
+            aimed = self._aims[type(action)] = aim(action, self.event, self.details, self.state)
+        against = stands_against(action, self.event, aimed, self.state)
+        target = aimed.target
+        if target is None or against is not None:
+            refusal = against or Refusal(Reason.NO_TARGET, "there is no target")
+            final = refusal.reason is Reason.NOT_APPLICABLE
+            self._record(action, [Verdict(ask, refusal if final else _audited(ask, refusal)) for ask in asks], target)
+            return
+        key = target_key(target)
+        agent = "" if aimed.agent is None else aimed.agent.id
+        if isinstance(action, Quarantine) and isinstance(target, NetworkTarget):
+            self._isolate(action, asks, aimed, target, agent)
+            return
+        verdicts = [
+            Verdict(ask, _audited(ask, self._unsafe(ask, key) or self._unaffordable(ask, aimed))) for ask in asks
+        ]
+        record = self._record(action, verdicts, target, agent)
+        if granted := _granted(verdicts):
+            self._expect(record, granted, key)
+            self._spend(granted, aimed)
+
+    def _isolate(self, action: Quarantine, asks: list[Ask], aimed: Aim, target: NetworkTarget, agent: str) -> None:
+        """A new holder of what is isolated already joins without a command; longer or stricter needs one."""
+        lease = self._leases.get(target.key) or self._lease(target.key)
+        until = None if action.ttl is None else self.now + action.ttl
+        slack = 0.0 if action.ttl is None else action.ttl / 10
+        joins = lease is not None and (lease.strict or not action.strict) and _covers(lease, asks, until, slack)
+        verdicts = []
+        for ask in asks:
+            refusal = self._unsafe(ask, target.key, joins=joins)
+            if refusal is None and not joins:
+                refusal = self._unaffordable(ask, aimed)
+            verdicts.append(Verdict(ask, _audited(ask, refusal)))
+        record = self._record(
+            action, verdicts, target, "" if joins else agent, "it is isolated already" if joins else ""
+        )
+        granted = _granted(verdicts)
+        if not granted:
+            return
+        holders = dict(lease.holders) if lease is not None else {}
+        for owner in dict.fromkeys(ask.owner for ask in granted):
+            if owner in holders and joins:
+                continue
+            holders[owner] = _later(holders.get(owner, until), until)
+            self.changes.append(
+                QuarantineHeld(
+                    target=target,
+                    holder=owner,
+                    until=holders[owner],
+                    strict=action.strict,
+                    agent=agent,
+                    at=self.now,
+                )
+            )
+        strict = action.strict or (lease is not None and lease.strict)
+        self._leases[target.key] = Lease(_last(holders.values()), strict, holders)
+        if not joins:
+            self._expect(record, granted, target.key, quarantine=target.key)
+            self._spend(granted, aimed)
+
+    def _lease(self, key: str) -> Lease | None:
+        """None: not isolated, or just being released."""
+        held = self.state.quarantines.get(key)
+        return Lease(held.lease, held.strict, held.holders) if held is not None and held.holders else None
+
+    def _unsafe(self, ask: Ask, key: str, *, joins: bool = False) -> Refusal | None:
+        """What refuses this asker. The switch comes last but the rule's own bounds, to list what would have been done."""
+        if ask.unknown_scope:
+            return Refusal(Reason.UNKNOWN_SCOPE, f"the event does not say enough to prove the scope of {ask.owner}")
+        refusal = too_old(ask, self.event, self.state.safety, self.now)
+        if refusal is not None:
+            return refusal
+        if self.state.safety.paused:
+            return Refusal(Reason.PAUSED, "all destructive actions are paused")
+        return None if joins else self._restrained(ask, key)
+
+    def _unaffordable(self, ask: Ask, aimed: Aim) -> Refusal | None:
+        if ask.approval:
+            return Refusal(Reason.APPROVAL, f"{ask.owner} asks for approval first")
+        return over_budget(ask, aimed.subject.namespace, self.state, self.now, self._spent)
+
+    def _restrained(self, ask: Ask, key: str) -> Refusal | None:
+        return restrained(ask, key, self.state, self.now, self._spent)
+
+    def _unsaid(self, ask: Ask, chosen: Chosen, suppressors: list[str], key: str) -> Refusal | None:
+        if not chosen.endpoints:
+            said = "; ".join(chosen.skipped) or "no endpoint is named, and none is marked default"
+            return _audited(ask, Refusal(Reason.NO_ENDPOINT, said))
+        if suppressors and not ask.audit:
+            return Refusal(Reason.NOT_APPLICABLE, f"suppress-log of {', '.join(suppressors)} wins over telling")
+        return _audited(ask, self._restrained(ask, key))
+
+    def _told_key(self) -> str:
+        """A deviation's checksum identifies repeats within a policy; else flags are told apart by their subject."""
+        details = self.details() if self.event.category == "deviation" else None
+        checksum = details.checksum if isinstance(details, Deviation) else None
+        return f"checksum:{checksum}" if checksum else subject_key(self.event.subject)
+
+    def _record(
+        self,
+        action: Action,
+        verdicts: list[Verdict],
+        target: Target | None = None,
+        agent: str = "",
+        explanation: str = "",
+    ) -> ActionRecord:
+        """One record for all askers: granted if one is; the others' reasons are explained."""
+        asked_by = [verdict.ask.by for verdict in verdicts]
+        refused = [(verdict.ask, verdict.refusal) for verdict in verdicts if verdict.refusal is not None]
+        if len(refused) < len(verdicts):
+            said = [explanation] if explanation else []
+            said += [f"{ask.by}: {refusal.reason} ({refusal.explanation})" for ask, refusal in refused]
+            return self._add(action, asked_by, Status.GRANTED, target=target, explanation="; ".join(said), agent=agent)
+        _, refusal = min(refused, key=lambda pair: _gravity(pair[1].reason))
+        said = list(dict.fromkeys(each.explanation for _, each in refused))
+        status = Status.HELD if refusal.reason in _HELD else Status.REFUSED
+        record = self._add(action, asked_by, status, target=target, reason=refusal.reason, explanation="; ".join(said))
+        for owner, reason in dict.fromkeys((ask.owner, each.reason) for ask, each in refused):
+            if reason not in _QUIET:
+                self._refuse(record, owner, reason)
+        return record
+
+    def _add(
+        self,
+        action: Action,
+        asked_by: list[str],
+        status: Status,
+        *,
+        target: Target | None = None,
+        reason: Reason | None = None,
+        explanation: str = "",
+        endpoints: tuple[str, ...] = (),
+        agent: str = "",
+    ) -> ActionRecord:
+        record = ActionRecord(
+            id=f"{self.event.id}/{len(self.records)}",
+            action=action,
+            target=target,
+            asked_by=tuple(dict.fromkeys(asked_by)),
+            status=status,
+            reason=reason,
+            explanation=explanation,
+            endpoints=endpoints,
+            agent=agent,
+        )
+        self.records.append(record)
+        return record
+
+    def _refuse(self, record: ActionRecord, owner: str, reason: Reason) -> None:
+        key = f"{owner}/{reason}/{owner_of(self.event.subject)}"
+        last = self.state.refusals.get(key)
+        flagged = last is None or self.now - last[0] >= REFUSAL_PERIOD
+        count = 1 + last[1] if last is not None else 1
+        if not any(isinstance(change, RefusalCounted) and change.key == key for change in self.changes):
+            self.changes.append(
+                RefusalCounted(
+                    key=key,
+                    at=self.now,
+                    record=record.id,
+                    owner=owner,
+                    reason=reason,
+                    flagged=flagged,
+                    count=count if flagged else 1,
+                )
+            )
+
+    def _expect(self, record: ActionRecord, granted: list[Ask], key: str, quarantine: str = "") -> None:
+        """Success, told by the outcome, starts the cooldowns."""
+        cooldowns = [(cooldown_key(ask, key), ask.cooldown) for ask in granted if ask.cooldown is not None]
+        if cooldowns or quarantine:
+            expected = CommandExpected(id=record.id, cooldowns=tuple(dict.fromkeys(cooldowns)), quarantine=quarantine)
+            self.changes.append(expected)
+        if record.endpoints:
+            for ask in granted:
+                self._count(ask)
+
+    def _count(self, ask: Ask) -> None:
+        """Within the rule's own limit."""
+        if ask.limit is not None:
+            key = limit_key(ask)
+            self._spent[key] += 1
+            self.changes.append(BudgetSpent(keys=(key,), at=self.now, window=ask.limit[1]))
+
+    def _spend(self, granted: list[Ask], aimed: Aim) -> None:
+        safety = self.state.safety
+        keys = budget_keys(list(dict.fromkeys(ask.owner for ask in granted)), aimed.subject.namespace)
+        self._spent.update(keys)
+        window = max(safety.budget_engine[1], safety.budget_rule[1], safety.budget_namespace[1])
+        self.changes.append(BudgetSpent(keys=tuple(keys), at=self.now, window=window))
+        for ask in granted:
+            self._count(ask)
+
+
+def _audited(ask: Ask, refusal: Refusal | None) -> Refusal | None:
+    """In audit mode nothing is done; the explanation says what would have been."""
+    if not ask.audit:
+        return refusal
+    would = (
+        "would have been done"
+        if refusal is None
+        else f"would have been refused: {refusal.reason} ({refusal.explanation})"
+    )
+    return Refusal(Reason.AUDIT, f"{would}; {ask.audit}")
+
+
+def _granted(verdicts: list[Verdict]) -> list[Ask]:
+    return [verdict.ask for verdict in verdicts if verdict.refusal is None]
+
+
+def _gravity(reason: Reason) -> int:
+    """Which of several askers' reasons stands for the record: a hold can still be granted; audit says least."""
+    return 0 if reason in _HELD else 2 if reason is Reason.AUDIT else 1
+
+
+def _covers(lease: Lease, asks: list[Ask], until: float | None, slack: float) -> bool:
+    """Whether the lease is as long already; one that all askers hold is renewed only once a tenth of it is over."""
+    if lease.until is None:
+        return True
+    if until is None:
+        return False
+    known = all(ask.owner in lease.holders for ask in asks)
+    return until <= lease.until + (slack if known else 0.0)
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def _last(ends: Iterable[float | None]) -> float | None:
+    known = list(ends)
+    return None if None in known else max((end for end in known if end is not None), default=0.0)

@@ -1,0 +1,94 @@
+"""What stands against an action before it is granted: time, place, protection, budgets. SEMANTICS section 8."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from quell.model.action import AgentAction, Quarantine, word
+from quell.model.decision import Ask, Reason
+from quell.model.event import Category, Event
+from quell.response.facts import Safety
+from quell.response.state import State
+from quell.response.targets import Aim, Refusal
+
+_REPORTS = (Category.CVE_REPORT, Category.COMPLIANCE)
+
+ENGINE = "engine"
+
+
+def stands_against(action: AgentAction, event: Event, aim: Aim, state: State) -> Refusal | None:
+    """What refuses the action whoever asks: the target itself, the event's time, the place, what is protected."""
+    if aim.refusal is not None and aim.refusal.reason is not Reason.NO_AGENT:
+        return aim.refusal
+    safety = state.safety
+    if event.time is None:
+        return Refusal(Reason.STALE, "the detector does not say when it happened")
+    if event.time > event.received + safety.clock_skew:
+        return Refusal(Reason.STALE, f"its time is {event.time - event.received:.0f} s later than its receipt")
+    namespace = aim.subject.namespace
+    if namespace is not None and namespace in safety.protected_namespaces:
+        return Refusal(Reason.PROTECTED, f"namespace {namespace} is protected")
+    if aim.refusal is not None or aim.agent is None:
+        return aim.refusal or Refusal(Reason.NO_AGENT, "no agent is known")
+    if event.time < aim.agent.boot_time:
+        return Refusal(Reason.STALE, "it happened before the machine's boot")
+    if aim.agent.kubernetes and namespace is None and aim.subject.is_workload:
+        return Refusal(Reason.PROTECTED, "the namespace is unknown, and this is a node of Kubernetes")
+    if word(action) not in aim.agent.capabilities:
+        return Refusal(Reason.UNSUPPORTED, f"agent {aim.agent.id} cannot do {word(action)}")
+    return None
+
+
+def too_old(ask: Ask, event: Event, safety: Safety, now: float) -> Refusal | None:
+    """Older than the rule's max_age, or than its class and category allow."""
+    if event.time is None:
+        return None
+    bound = ask.max_age
+    if bound is None:
+        if event.category in _REPORTS:
+            bound = safety.max_age_report
+        elif isinstance(ask.action, Quarantine):
+            bound = safety.max_age_quarantine
+        else:
+            bound = safety.max_age_kill
+    age = now - event.time
+    return (
+        Refusal(Reason.STALE, f"it happened {age:.0f} s ago, at most {bound:.0f} s are allowed")
+        if age > bound
+        else None
+    )
+
+
+def cooldown_key(ask: Ask, target: str) -> str:
+    return f"{ask.owner}/{word(ask.action)}/{target}"
+
+
+def limit_key(ask: Ask) -> str:
+    return f"limit/{ask.owner}"
+
+
+def budget_keys(owners: list[str], namespace: str | None) -> list[str]:
+    """The windows that one destructive action counts in."""
+    keys = [ENGINE, *owners]
+    return keys if namespace is None else [*keys, f"namespace/{namespace}"]
+
+
+def restrained(ask: Ask, target: str, state: State, now: float, spent: Counter[str]) -> Refusal | None:
+    """The rule's own bounds: cooldown and limit. spent: what this decision has granted so far."""
+    if ask.cooldown is not None and state.cooldowns.get(cooldown_key(ask, target), 0.0) > now:
+        return Refusal(Reason.COOLDOWN, f"{ask.owner} did it to this target less than {ask.cooldown:.0f} s ago")
+    if ask.limit is not None and state.is_over(limit_key(ask), ask.limit, now, spent[limit_key(ask)]):
+        count, window = ask.limit
+        return Refusal(Reason.LIMIT, f"{ask.owner} acts at most {count} times in {window:.0f} s")
+    return None
+
+
+def over_budget(ask: Ask, namespace: str | None, state: State, now: float, spent: Counter[str]) -> Refusal | None:
+    safety = state.safety
+    bounds = [(ENGINE, safety.budget_engine, "in all"), (ask.owner, safety.budget_rule, f"by {ask.owner}")]
+    if namespace is not None:
+        bounds.append((f"namespace/{namespace}", safety.budget_namespace, f"in namespace {namespace}"))
+    for key, bound, what in bounds:
+        if state.is_over(key, bound, now, spent[key]):
+            return Refusal(Reason.BUDGET, f"more than {bound[0]} destructive actions {what} in {bound[1]:.0f} s")
+    return None
