@@ -37,6 +37,9 @@ class Kernel(Protocol):
     def open_process(self, pid: int) -> int | None:
         """A handle of the process that has this pid now; None if there is none."""
 
+    def adopt_process(self, kept: int, pid: int) -> int | None:
+        """A handle of its own for a pidfd that the sensor keeps; None if that is not one of this pid (any more)."""
+
     def facts(self, pid: int) -> Facts | None:
         """What is known of the process that has this pid now, but for the costly ones: quell.agent.proc.read_process."""
 
@@ -54,6 +57,9 @@ class Kernel(Protocol):
 
     def members(self, *, container_id: str | None = None, pod_uid: str | None = None) -> list[int]:
         """Processes of a container (its id or 12 characters of it and more) or of a pod, the oldest first."""
+
+    def netns(self, pid: int) -> int | None:
+        """Inode of the network namespace a process is in now; None if it is gone or may not be seen."""
 
     def residents(self, netns: int) -> list[int]:
         """Processes in a network namespace, by its inode."""

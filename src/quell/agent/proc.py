@@ -115,6 +115,14 @@ def read_stat(pid: int) -> Stat | None:
         return None
 
 
+def read_placement(pid: int) -> Placement | None:
+    """Container, pod and control groups of a process; None if there is none."""
+    try:
+        return placement(_read(f"/proc/{pid}/cgroup", _CGROUP))
+    except OSError:
+        return None
+
+
 def read_process(pid: int, *, full: bool = True) -> Facts | None:
     """Everything /proc says of a process; None if there is none.
 

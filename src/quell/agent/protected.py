@@ -116,7 +116,8 @@ class Protected:
         for path in facts.placement.paths:
             if group := self._group(path):
                 return f"it is in the protected control group {group}"
-            if unit := self._unit(path):
+            # A runtime told to use another driver than its own starts containers below its unit: those are not it.
+            if facts.container_id is None and (unit := self._unit(path)):
                 return f"it belongs to the protected unit {unit}"
         if facts.exe_id is not None:
             for user, ids in self._ids().items():
@@ -166,7 +167,7 @@ def _resolve(patterns: Iterable[str]) -> set[tuple[int, int]]:
     for pattern in patterns:
         for path in glob.glob(pattern):  # noqa: PTH207 - absolute patterns, which Path.glob does not take
             try:
-                status = os.stat(path)
+                status = Path(path).stat()
             except OSError:
                 continue
             found.add((status.st_dev, status.st_ino))

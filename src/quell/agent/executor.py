@@ -1,0 +1,267 @@
+"""Carries out commands: proves the target, writes the ledger, acts, and says what became of it. SEMANTICS 4, 8 and 9.
+
+The order is always the same: identity on a handle that can mean one process instance or namespace only, protection,
+ledger on disk, action, outcome on disk. A command that comes again is answered with its outcome; one that a crash
+interrupted is done again, which the handle makes safe.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from quell.agent.identity import disagreement, start_disagreement, too_fresh
+from quell.agent.kernel import Kernel
+from quell.agent.ledger import Closed, Ledger
+from quell.agent.proc import Facts
+from quell.agent.protected import Protected
+from quell.agent.quarantine import Quarantines
+from quell.agent.refusal import Refused
+from quell.errors import StoreError
+from quell.faults import point
+from quell.model.action import (
+    KillPod,
+    KillProcess,
+    KillProcessGroup,
+    KillProcessTree,
+    Quarantine,
+    ReleaseQuarantine,
+    ReniceProcess,
+    word,
+)
+from quell.model.decision import Command, Outcome, OutcomeStatus, Reason
+from quell.model.subject import NetworkTarget, ProcessTarget
+
+#: Seconds to wait for a killed process to be gone. Teardown of a large one takes tens of milliseconds; one that hangs in
+#: the kernel may never go, and the outcome says so.
+KILL_SECONDS = 2.0
+
+#: What an action came to: status, reason, explanation, facts, and what the ledger shall note with it.
+_Result = tuple[OutcomeStatus, Reason | None, str, dict[str, str | int | float | list[int]], tuple[Closed | str, ...]]
+
+
+class Executor:
+    """Safe to use from several threads; execute blocks until the outcome is known (KILL_SECONDS and two syncs at most)."""
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        ledger: Ledger,
+        protected: Protected,
+        clock: Callable[[], float] = time.time,
+        *,
+        kept: Callable[[int], int | None] = lambda _pid: None,
+        paused: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """kept: the pidfd the sensor holds of a process since its first sight. paused: nothing destructive is done now."""
+        self.kernel = kernel
+        self.ledger = ledger
+        self.protected = protected
+        self.quarantines = Quarantines(kernel, ledger, protected, self._find)
+        self._clock = clock
+        self._kept = kept
+        self._paused = paused
+        self._lock = threading.Lock()
+        self._running: dict[str, threading.Event] = {}
+
+    def execute(self, command: Command) -> Outcome:
+        """Do it, or say why not; a command that has ended is answered with its recorded outcome and not done again."""
+        while True:
+            if outcome := self.ledger.find(command.id):
+                return outcome
+            with self._lock:
+                running = self._running.get(command.id)
+                if running is None:
+                    mine = self._running[command.id] = threading.Event()
+                    break
+            running.wait()
+        try:
+            return self.ledger.find(command.id) or self._execute(command)
+        finally:
+            with self._lock:
+                del self._running[command.id]
+            mine.set()
+
+    def resume(self) -> tuple[Outcome, ...]:
+        """End what a crash interrupted: to be called once, before the first command."""
+        return tuple(self.execute(command) for command in self.ledger.unfinished())
+
+    def expired(self, now: float) -> tuple[str, ...]:
+        """Keys of the quarantines whose lease has run out: release each."""
+        return tuple(each.key for each in self.ledger.closed() if each.until is not None and each.until <= now)
+
+    def release(self, key: str) -> bool:
+        """End a quarantine without a command: a lease that ran out. False: none of this key is in force.
+
+        OSError: the machine refuses; StoreError: the ledger does. The quarantine is then still in force.
+        """
+        return self.quarantines.release(key)
+
+    def release_all(self) -> tuple[int, ...]:
+        """Open every namespace this agent ever closed, recorded or not; the inodes of those that were closed."""
+        return self.quarantines.release_all()
+
+    def _execute(self, command: Command) -> Outcome:
+        started = time.perf_counter()
+        again = self.ledger.begun(command.id)
+        try:
+            status, reason, explanation, facts, changes = self._result(command, again=again)
+        except Refused as refused:
+            status, reason, explanation, facts, changes = refused.status, refused.reason, str(refused), {}, ()
+        except PermissionError as error:
+            status, reason, facts, changes = OutcomeStatus.REFUSED, Reason.UNSUPPORTED, {}, ()
+            explanation = f"this agent lacks the privilege to do it: {error.strerror}"
+        except OSError as error:
+            status, reason, explanation, facts, changes = OutcomeStatus.FAILED, Reason.FAILED, str(error), {}, ()
+        except StoreError as error:
+            # What cannot be written down first is not done.
+            status, reason, facts, changes = OutcomeStatus.FAILED, Reason.FAILED, {}, ()
+            explanation = f"the ledger cannot be written: {error}"
+        if again:
+            facts["repeated"] = 1
+        outcome = Outcome(
+            id=command.id,
+            status=status,
+            reason=reason,
+            explanation=explanation,
+            time=self._clock(),
+            duration=time.perf_counter() - started,
+            facts=facts,
+        )
+        try:
+            self.ledger.end(command, outcome, *changes)
+            self.ledger.compact(outcome.time)
+        except StoreError:
+            return outcome  # it is reported all the same; a repeat can only reach the same target
+        return outcome
+
+    def _result(self, command: Command, *, again: bool) -> _Result:
+        if again and self._is_done(command):
+            return OutcomeStatus.DONE, None, "it was done before the agent was restarted", {}, ()
+        if command.expires <= self._clock():
+            raise Refused(Reason.EXPIRED, "it reached this agent too late", OutcomeStatus.EXPIRED)
+        if self._paused() and not isinstance(command.action, ReleaseQuarantine):
+            raise Refused(Reason.PAUSED, "destructive actions are paused")
+        match command.action, command.target:
+            case KillProcess(), ProcessTarget() as target:
+                return self._kill(command, target)
+            case ReniceProcess(priority=priority), ProcessTarget() as target:
+                return self._renice(command, target, priority)
+            case Quarantine() as action, NetworkTarget() as target:
+                facts, closed = self.quarantines.close(command, action, target, self._clock())
+                return OutcomeStatus.DONE, None, "", facts, (closed,)
+            case ReleaseQuarantine(), NetworkTarget() as target:
+                return self._open(command, target)
+            case (KillProcessGroup() | KillProcessTree() | KillPod()) as action, _:
+                raise Refused(Reason.UNSUPPORTED, f"this version of the agent does not do {word(action)} yet")
+            case action, _:
+                raise Refused(Reason.NO_TARGET, f"{word(action)} cannot be done to a {_kind(command)}")
+
+    def _kill(self, command: Command, target: ProcessTarget) -> _Result:
+        process, facts = self._find(target)
+        told = _told(facts)
+        try:
+            self.ledger.begin(command)
+            point("agent.before-action")
+            started = time.perf_counter()
+            self.kernel.kill(process)
+            ended = self.kernel.wait_ended(process, KILL_SECONDS)
+            told["seconds_to_gone"] = time.perf_counter() - started
+            point("agent.after-action")
+        except ProcessLookupError:
+            raise Refused(Reason.GONE, "it ended by itself", OutcomeStatus.GONE) from None
+        finally:
+            self.kernel.close(process)
+        if not ended:
+            explanation = (
+                f"it was killed, and is still there after {KILL_SECONDS:g} s: it hangs in the kernel or is frozen"
+            )
+            return OutcomeStatus.FAILED, Reason.FAILED, explanation, told, ()
+        return OutcomeStatus.DONE, None, "", told, ()
+
+    def _renice(self, command: Command, target: ProcessTarget, priority: int) -> _Result:
+        process, facts = self._find(target)
+        told = _told(facts)
+        try:
+            self.ledger.begin(command)
+            point("agent.before-action")
+            # Linux has no such call on a pidfd; should the process end here, a reused pid is nicer for a moment at worst.
+            told["previous_priority"] = self.kernel.renice(facts.process.pid or 0, priority)
+            told["priority"] = priority
+            point("agent.after-action")
+        except ProcessLookupError:
+            raise Refused(Reason.GONE, "it ended by itself", OutcomeStatus.GONE) from None
+        finally:
+            self.kernel.close(process)
+        return OutcomeStatus.DONE, None, "", told, ()
+
+    def _open(self, command: Command, target: NetworkTarget) -> _Result:
+        self.ledger.begin(command)
+        point("agent.before-action")
+        opened, lost = self.quarantines.open(target)
+        point("agent.after-action")
+        facts: dict[str, str | int | float | list[int]] = {"namespaces": opened}
+        if lost and not opened:
+            return OutcomeStatus.GONE, Reason.GONE, "the network namespace is no longer there", facts, (target.key,)
+        return OutcomeStatus.DONE, None, "" if opened else "nothing was closed", facts, (target.key,)
+
+    def _find(self, target: ProcessTarget) -> tuple[int, Facts]:
+        """A handle of exactly the process meant, and its facts; every reason against it is Refused."""
+        pid = target.process.pid
+        if pid is None:
+            raise Refused(Reason.NO_TARGET, "the event does not say which process")
+        kept = self._kept(pid)
+        process = self.kernel.adopt_process(kept, pid) if kept is not None else None
+        from_first_sight = process is not None
+        if process is None:
+            process = self.kernel.open_process(pid)
+        if process is None:
+            raise Refused(Reason.GONE, f"there is no process {pid} any more", OutcomeStatus.GONE)
+        try:
+            return process, self._prove(process, target, pid, from_first_sight=from_first_sight)
+        except BaseException:
+            self.kernel.close(process)
+            raise
+
+    def _prove(self, process: int, target: ProcessTarget, pid: int, *, from_first_sight: bool) -> Facts:
+        facts = self.kernel.facts(pid)
+        # The handle is looked at last: while its process lives, the pid is its own, and so are the facts just read.
+        if facts is None or self.kernel.wait_ended(process, 0):
+            raise Refused(Reason.GONE, f"process {pid} has ended", OutcomeStatus.GONE)
+        if not start_disagreement(target.process, facts.process) and (why := self.protected.check(facts)):
+            raise Refused(Reason.PROTECTED, f"process {pid} is protected: {why}")
+        names = self.kernel.names_of(facts.process.uid or 0, pid) if target.process.user is not None else frozenset()
+        why = disagreement(target.process, facts, container_id=target.container_id, names=names)
+        if not why and not from_first_sight:
+            why = too_fresh(facts.process, target.seen)
+        if why:
+            raise Refused(Reason.IDENTITY, f"process {pid} cannot be proved to be the one meant: {why}")
+        return facts
+
+    def _is_done(self, command: Command) -> bool:
+        """Whether what a begun command was to reach is reached: a crash then came before its outcome was written."""
+        match command.action, command.target:
+            case KillProcess(), ProcessTarget(process=meant) if meant.pid is not None:
+                facts = self.kernel.facts(meant.pid)
+                return facts is None or facts.ended or bool(start_disagreement(meant, facts.process))
+            case _:
+                return False  # closing and opening again is the same as having done it
+
+
+def _told(facts: Facts) -> dict[str, str | int | float | list[int]]:
+    process = facts.process
+    told: dict[str, str | int | float | list[int]] = {
+        "pid": process.pid or 0,
+        "start_ticks": process.start_ticks or 0,
+        "name": process.name or "",
+    }
+    if process.exe:
+        told["exe"] = process.exe
+    if facts.container_id:
+        told["container"] = facts.container_id
+    return told
+
+
+def _kind(command: Command) -> str:
+    return str(command.target.__struct_config__.tag)

@@ -1,0 +1,261 @@
+"""What this agent was ordered to do and did, on disk before it is done. SEMANTICS section 9.
+
+A file of lines, each the checksum of its JSON and the JSON, only ever appended to. A command is written and synced
+before its action, its outcome after; a torn last line is cut off, a damaged one is skipped and counted. When half of a
+large file says nothing any more, it is written anew beside the old one and renamed over it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from quell.errors import StoreError
+from quell.faults import point
+from quell.model.decision import Command, Outcome
+
+#: Seconds after a command's expiry for which its acknowledged outcome is remembered, longer than any delivery repeats it.
+KEEP = 3600.0
+#: Acknowledged outcomes remembered at most, which bounds file and memory; a forgotten one has also long expired.
+MOST_REMEMBERED = 10_000
+#: Bytes below which the file is not worth writing anew.
+_SMALL = 1 << 20
+
+
+class Closed(Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):
+    """A quarantine in force: what is closed under this key, so that it can be opened again after a restart."""
+
+    key: str
+    boot_id: str
+    #: Inode of each network namespace, and the kernel's number for it (0: not known).
+    namespaces: tuple[tuple[int, int], ...]
+    strict: bool = False
+    #: Epoch seconds at which this agent opens it again by itself; None: only when told.
+    until: float | None = None
+
+
+class _Begun(Struct, frozen=True, kw_only=True, tag="begun"):
+    command: Command
+
+
+class _Ended(Struct, frozen=True, kw_only=True, tag="ended"):
+    outcome: Outcome
+    expires: float
+
+
+class _Acknowledged(Struct, frozen=True, kw_only=True, tag="acknowledged"):
+    ids: tuple[str, ...]
+
+
+class _Opened(Struct, frozen=True, kw_only=True, tag="opened"):
+    key: str
+
+
+_Record = _Begun | _Ended | _Acknowledged | Closed | _Opened
+_decoder: msgspec.json.Decoder[_Record] = msgspec.json.Decoder(_Record)
+_encode = msgspec.json.Encoder().encode
+
+
+class Ledger:
+    """Safe to use from several threads of one process; a second process is refused."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file. StoreError: it cannot be used, or another agent uses it."""
+        self.path = path
+        #: Lines that were not what had been written.
+        self.damaged = 0
+        self._lock = threading.Lock()
+        self._begun: dict[str, Command] = {}
+        self._ended: dict[str, _Ended] = {}
+        self._unacknowledged: dict[str, None] = {}
+        self._closed: dict[str, Closed] = {}
+        try:
+            self._file = _open_locked(path)
+            self._size = self._replay()
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}") from error
+        self._floor = self._size
+
+    def find(self, command_id: str) -> Outcome | None:
+        """The recorded outcome of a command that has ended; None if it has not."""
+        ended = self._ended.get(command_id)
+        return ended.outcome if ended else None
+
+    def begun(self, command_id: str) -> bool:
+        """Whether the command was begun, before a crash, and never ended."""
+        return command_id in self._begun
+
+    def unfinished(self) -> tuple[Command, ...]:
+        """Commands begun and never ended: a crash came between."""
+        with self._lock:
+            return tuple(self._begun.values())
+
+    def pending(self) -> tuple[Outcome, ...]:
+        """Outcomes that the controller has not acknowledged, in the order they came about."""
+        with self._lock:
+            return tuple(self._ended[each].outcome for each in self._unacknowledged)
+
+    def closed(self) -> tuple[Closed, ...]:
+        """The quarantines in force."""
+        with self._lock:
+            return tuple(self._closed.values())
+
+    def begin(self, command: Command, closed: Closed | None = None) -> None:
+        """Write, before its action, that a command is begun, and what its action will have closed. StoreError: it is not."""
+        self._write([_Begun(command=command)] if closed is None else [_Begun(command=command), closed])
+
+    def end(self, command: Command, outcome: Outcome, *more: Closed | str) -> None:
+        """Write a command's outcome, and what is closed now or (a key) open again."""
+        changes = [each if isinstance(each, Closed) else _Opened(key=each) for each in more]
+        self._write([*changes, _Ended(outcome=outcome, expires=command.expires)])
+
+    def note(self, change: Closed | str) -> None:
+        """Write what is closed now or (a key) open again without a command: the end of a lease, a person on the machine."""
+        self._write([change if isinstance(change, Closed) else _Opened(key=change)])
+
+    def acknowledge(self, ids: Iterable[str]) -> None:
+        """The controller has recorded these outcomes: they need not be sent again."""
+        known = tuple(each for each in ids if each in self._unacknowledged)
+        if known:
+            self._write([_Acknowledged(ids=known)], sync=False)  # if it is lost, an outcome is sent twice
+
+    def compact(self, now: float) -> bool:
+        """Write the file anew if half of it says nothing any more. True: it was."""
+        with self._lock:
+            if self._size < max(_SMALL, 2 * self._floor):
+                return False
+            self._forget(now)
+            self._rewrite()
+            return True
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _forget(self, now: float) -> None:
+        over = len(self._ended) - len(self._unacknowledged) - MOST_REMEMBERED
+        for command_id, ended in list(self._ended.items()):
+            if command_id in self._unacknowledged:
+                continue
+            if over > 0 or ended.expires + KEEP < now:
+                del self._ended[command_id]
+                over -= 1
+        for command_id, command in list(self._begun.items()):
+            if command.expires + KEEP < now:
+                del self._begun[command_id]
+
+    def _write(self, records: Sequence[_Record], *, sync: bool = True) -> None:
+        lines = b"".join(_line(record) for record in records)
+        with self._lock:
+            point("agent.ledger-before-write")
+            try:
+                _write_all(self._file, lines)
+                if sync:
+                    os.fdatasync(self._file)
+            except OSError as error:
+                self._cut()
+                raise StoreError(f"{self.path}: {error.strerror}") from error
+            point("agent.ledger-after-write")
+            self._size += len(lines)
+            for record in records:
+                self._apply(record)
+
+    def _cut(self) -> None:
+        """Take back a line that was written in part, so that the next one starts a line of its own."""
+        try:
+            os.ftruncate(self._file, self._size)
+        except OSError:
+            return  # replay cuts it, or skips it as damaged
+
+    def _apply(self, record: _Record) -> None:
+        match record:
+            case _Begun(command=command):
+                self._begun[command.id] = command
+            case _Ended(outcome=outcome):
+                self._begun.pop(outcome.id, None)
+                self._ended[outcome.id] = record
+                self._unacknowledged[outcome.id] = None
+            case _Acknowledged(ids=ids):
+                for each in ids:
+                    self._unacknowledged.pop(each, None)
+            case Closed(key=key):
+                self._closed[key] = record
+            case _Opened(key=key):
+                self._closed.pop(key, None)
+
+    def _replay(self) -> int:
+        """Read all records; a torn last line is cut off. The size of what is left is returned."""
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].split(b"\n")[:-1]:
+            record = _parse(line)
+            if record is None:
+                self.damaged += 1
+            else:
+                self._apply(record)
+        if whole < len(data):
+            os.ftruncate(self._file, whole)
+        return whole
+
+    def _rewrite(self) -> None:
+        records: list[_Record] = [_Begun(command=command) for command in self._begun.values()]
+        records += self._ended.values()
+        records.append(_Acknowledged(ids=tuple(each for each in self._ended if each not in self._unacknowledged)))
+        records += self._closed.values()
+        lines = b"".join(_line(record) for record in records)
+        beside = self.path.with_name(self.path.name + ".new")
+        try:
+            beside.unlink(missing_ok=True)
+            file = _open_locked(beside)
+            _write_all(file, lines)
+            os.fdatasync(file)
+            beside.replace(self.path)
+            _sync_directory(self.path.parent)
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error.strerror}") from error
+        os.close(self._file)
+        self._file, self._size, self._floor = file, len(lines), len(lines)
+
+
+def _line(record: _Record) -> bytes:
+    body = _encode(record)
+    return b"%08x %s\n" % (zlib.crc32(body), body)
+
+
+def _parse(line: bytes) -> _Record | None:
+    try:
+        if int(line[:8], 16) != zlib.crc32(line[9:]):
+            return None
+        return _decoder.decode(line[9:])
+    except (ValueError, msgspec.MsgspecError):
+        return None
+
+
+def _open_locked(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise StoreError(f"{path} is in use by another agent") from None
+    return file
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+def _sync_directory(path: Path) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,69 @@
+"""What this process may do on this machine, looked up without changing anything."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from quell.agent.kernel import Capabilities
+from quell.agent.linux.nftables import Nftables
+from quell.model.action import KillProcess, Quarantine, ReleaseQuarantine, ReniceProcess, word
+
+# linux/capability.h
+_KILL, _NET_ADMIN, _SYS_PTRACE, _SYS_ADMIN, _SYS_NICE = 5, 12, 19, 21, 23
+_NAMES = {_NET_ADMIN: "CAP_NET_ADMIN", _SYS_ADMIN: "CAP_SYS_ADMIN", _SYS_PTRACE: "CAP_SYS_PTRACE"}
+
+
+def probe() -> Capabilities:
+    held = _held()
+    words: set[str] = set()
+    limits: list[str] = []
+    if hasattr(os, "pidfd_open") and _has_pidfd():
+        words |= {word(KillProcess), word(ReniceProcess)}
+        if not held >> _KILL & 1:
+            limits.append(f"{word(KillProcess)}: only processes of user {os.geteuid()}, for lack of CAP_KILL")
+        elif not held >> _SYS_PTRACE & 1:
+            limits.append(
+                f"{word(KillProcess)}: other users' executables cannot be compared, for lack of CAP_SYS_PTRACE"
+            )
+        if not held >> _SYS_NICE & 1:
+            limits.append(
+                f"{word(ReniceProcess)}: only to a lower priority and for user {os.geteuid()}, for lack of CAP_SYS_NICE"
+            )
+    else:
+        limits.append(
+            f"{word(KillProcess)}: this kernel has no pidfd (Linux 5.3), without which a target cannot be proved"
+        )
+    missing = [name for bit, name in _NAMES.items() if not held >> bit & 1]
+    if missing:
+        limits.append(f"{word(Quarantine)}: for lack of {', '.join(missing)}")
+    elif reason := _without_nftables():
+        limits.append(f"{word(Quarantine)}: {reason}")
+    else:
+        words |= {word(Quarantine), word(ReleaseQuarantine)}
+    return Capabilities(words=frozenset(words), limits=tuple(limits))
+
+
+def _held() -> int:
+    """The effective capabilities of this process as a bit set."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _has_pidfd() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return True
+
+
+def _without_nftables() -> str:
+    try:
+        with Nftables() as nftables:
+            nftables.tables()
+    except OSError as error:
+        return f"this kernel's nftables cannot be used: {error.strerror}"
+    return ""

@@ -1,0 +1,175 @@
+"""Network namespaces: found, entered by a thread of their own, closed and opened again."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from quell.agent import proc
+from quell.agent.kernel import Isolation
+from quell.agent.linux.nftables import Nftables, closing, free_name, ours, removal
+
+_CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
+#: Where ip-netns, CNI plug-ins, Docker and Podman mount namespaces that shall outlive their processes.
+_MOUNTS = ("/run/netns", "/var/run/netns", "/run/docker/netns")
+# What a kernel says that has no such table family or hook, or that has it as a module it cannot load.
+_MISSING = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOENT, errno.EINVAL)
+
+# Whoever is in there may make and remove interfaces to keep us busy.
+_TRIES = 4
+
+_NO_EGRESS = (
+    "this kernel has no egress hook (Linux 5.16): link-layer frames from a packet socket, ARP apart, still leave"
+)
+_NO_NETDEV = "this kernel has no netdev tables: link-layer frames of a packet socket, ARP apart, still pass"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_Result = TypeVar("_Result")
+
+
+def within(namespace: int, work: Callable[[], _Result]) -> _Result:
+    """Do work in an open network namespace, in a thread that ends with it: no other thread ever leaves its own."""
+    results: list[_Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            if _libc.setns(namespace, _CLONE_NEWNET) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, whole
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="namespace", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def isolate(namespace: int, *, strict: bool) -> Isolation:
+    """Close it, replacing what an earlier call made, in one transaction."""
+    return within(namespace, lambda: _isolate(strict=strict))
+
+
+def release(namespace: int, *, cookie: int = 0) -> bool:
+    """Take away what isolate made; False: there was nothing, or the cookie is another namespace's."""
+    return within(namespace, lambda: _release(cookie))
+
+
+def find(netns: int) -> int | None:
+    """An open file of the network namespace with this inode; None if no process or mount here leads to it."""
+    for path in _paths(netns):
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if os.fstat(file).st_ino == netns:
+            return file
+        os.close(file)
+    return None
+
+
+def reachable() -> set[int]:
+    """Inodes of all network namespaces that processes or mounts here lead to."""
+    found = {inode for pid in proc.pids() if (inode := proc.netns(pid)) is not None}
+    return found | {inode for inode, _ in _mounted()}
+
+
+def _isolate(*, strict: bool) -> Isolation:
+    with Nftables() as nftables:
+        tables = nftables.tables()
+        away, name = removal(ours(tables)), free_name(tables)
+
+        def close(interfaces: list[str], *, link: bool, egress: bool) -> None:
+            nftables.run([*away, *closing(name, interfaces, strict=strict, link=link, egress=egress)])
+
+        interfaces, limits = _close_as_far_as_possible(close)
+    shown = tuple(os.fsencode(each).decode(errors="backslashreplace") for each in interfaces)
+    return Isolation(cookie=_cookie(), interfaces=shown, limits=limits)
+
+
+class _Close(Protocol):
+    def __call__(self, interfaces: list[str], *, link: bool, egress: bool) -> None: ...
+
+
+def _close_as_far_as_possible(close: _Close) -> tuple[list[str], tuple[str, ...]]:
+    """The interfaces closed, and what this kernel leaves open. OSError: not even IP can be stopped."""
+    for _ in range(_TRIES):
+        interfaces = _interfaces()
+        try:
+            close(interfaces, link=True, egress=True)
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise
+            if _interfaces() == interfaces:
+                break  # nothing came or went meanwhile: it is the kernel that lacks something
+        else:
+            return interfaces, ()
+    try:
+        close(interfaces, link=True, egress=False)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
+        close([], link=False, egress=False)
+        return [], (_NO_NETDEV,)
+    return interfaces, (_NO_EGRESS,)
+
+
+def _release(cookie: int) -> bool:
+    if cookie and cookie != _cookie():
+        return False
+    with Nftables() as nftables:
+        away = removal(ours(nftables.tables()))
+        if away:
+            nftables.run(away)
+    return bool(away)
+
+
+def _interfaces() -> list[str]:
+    """Names of all interfaces of this thread's namespace but the loopback, which is always the first."""
+    return [name for index, name in socket.if_nameindex() if index != 1]
+
+
+def _cookie() -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        try:
+            return int(struct.unpack("=Q", any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
+        except OSError:
+            return 0
+
+
+def _paths(netns: int) -> Iterator[str]:
+    for pid in proc.pids():
+        if proc.netns(pid) == netns:
+            yield f"/proc/{pid}/ns/net"
+    for inode, path in _mounted():
+        if inode == netns:
+            yield path
+
+
+def _mounted() -> Iterator[tuple[int, str]]:
+    """Inode and path of mounted namespaces: those of pid 1's mounts, of ours, and in the usual folders."""
+    for root in ("/proc/1/root", ""):
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{'1' if root else 'self'}/mountinfo").read_bytes()
+            for line in text.splitlines():
+                fields = line.split()
+                # proc_pid_mountinfo(5): the root of such a mount is the namespace's name, net:[INODE].
+                if fields[3].startswith(b"net:["):
+                    yield int(fields[3][5:-1]), root + fields[4].decode("unicode_escape")
+    for folder in _MOUNTS:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                yield entry.stat().st_ino, entry.path

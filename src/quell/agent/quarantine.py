@@ -1,0 +1,297 @@
+"""Closes network namespaces and opens them again, and knows which are closed. SEMANTICS section 4.
+
+What is closed is in the ledger before it is closed, with the inode and the kernel's number of each namespace, so that
+it can be opened after a restart of the agent, also when only a mount or another process still holds the namespace.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from quell.agent.kernel import Isolation, Kernel
+from quell.agent.ledger import Closed, Ledger
+from quell.agent.proc import Facts, boot_id
+from quell.agent.protected import Protected
+from quell.agent.refusal import Refused
+from quell.faults import point
+from quell.model.action import Quarantine
+from quell.model.decision import Command, OutcomeStatus, Reason
+from quell.model.subject import NetworkTarget, ProcessTarget
+
+Told = dict[str, str | int | float | list[int]]
+
+
+class Quarantines:
+    def __init__(
+        self,
+        kernel: Kernel,
+        ledger: Ledger,
+        protected: Protected,
+        find: Callable[[ProcessTarget], tuple[int, Facts]],
+    ) -> None:
+        """find: a proved handle of a process and its facts, or Refused."""
+        self._kernel = kernel
+        self._ledger = ledger
+        self._protected = protected
+        self._find = find
+        self._lock = threading.Lock()
+        for closed in ledger.closed():
+            if closed.boot_id != boot_id():
+                ledger.note(closed.key)  # its namespaces went with the machine
+
+    def close(self, command: Command, action: Quarantine, target: NetworkTarget, now: float) -> tuple[Told, Closed]:
+        """Close what target names. What to tell, and what the ledger shall note with the outcome; every doubt is Refused."""
+        with self._lock:
+            handles = self._resolve(target)
+            try:
+                self._guard(handles)
+                before = self._closed(target.key)
+                wanted = _closed(action, target.key, ((inode, 0) for inode in handles), before, now)
+                self._ledger.begin(command, wanted)
+                point("agent.before-action")
+                try:
+                    done = {
+                        inode: self._kernel.isolate(handle, strict=self._strict(inode) or wanted.strict)
+                        for inode, handle in handles.items()
+                    }
+                except OSError:
+                    self._undo(handles, target.key, before)
+                    raise
+                point("agent.after-action")
+            finally:
+                for handle in handles.values():
+                    self._kernel.close(handle)
+        closed = _closed(action, target.key, ((inode, each.cookie) for inode, each in done.items()), before, now)
+        return _told(done), closed
+
+    def open(self, target: NetworkTarget) -> tuple[list[int], list[int]]:
+        """Open what is closed under the target's key: inodes that were opened, and those that are no longer there."""
+        with self._lock:
+            if closed := self._closed(target.key):
+                return self._open(closed)
+            # Nothing is recorded: the records may be lost, so look at what the target names now.
+            try:
+                handles = self._resolve(target)
+            except Refused:
+                return [], []
+            try:
+                held = self._held(except_key=target.key)
+                return [i for i, handle in handles.items() if i not in held and self._kernel.release(handle)], []
+            finally:
+                for handle in handles.values():
+                    self._kernel.close(handle)
+
+    def release(self, key: str) -> bool:
+        """Open what is closed under a key and note it. False: nothing is."""
+        with self._lock:
+            closed = self._closed(key)
+            if closed is None:
+                return False
+            self._open(closed)
+            self._ledger.note(key)
+            return True
+
+    def release_all(self) -> tuple[int, ...]:
+        """Open every namespace that is closed by Quell, recorded or not; their inodes."""
+        with self._lock:
+            opened = sweep(self._kernel)
+            for closed in self._ledger.closed():
+                self._ledger.note(closed.key)
+            return opened
+
+    def _closed(self, key: str) -> Closed | None:
+        return next((each for each in self._ledger.closed() if each.key == key), None)
+
+    def _held(self, *, except_key: str) -> dict[int, bool]:
+        """Inodes closed under other keys, and whether strictly."""
+        held: dict[int, bool] = {}
+        for each in self._ledger.closed():
+            if each.key != except_key:
+                for inode, _ in each.namespaces:
+                    held[inode] = held.get(inode, False) or each.strict
+        return held
+
+    def _strict(self, inode: int) -> bool:
+        return self._held(except_key="").get(inode, False)
+
+    def _open(self, closed: Closed) -> tuple[list[int], list[int]]:
+        opened, lost = [], []
+        held = self._held(except_key=closed.key)
+        for inode, cookie in closed.namespaces:
+            handle = self._kernel.find_namespace(inode)
+            if handle is None:
+                lost.append(inode)
+                continue
+            try:
+                if inode in held:
+                    self._kernel.isolate(handle, strict=held[inode])  # another quarantine holds it still
+                elif self._kernel.release(handle, cookie=cookie):
+                    opened.append(inode)
+                else:
+                    lost.append(inode)
+            finally:
+                self._kernel.close(handle)
+        return opened, lost
+
+    def _undo(self, handles: dict[int, int], key: str, before: Closed | None) -> None:
+        """Nothing stays half closed: what was open before is opened again."""
+        kept = {inode for inode, _ in before.namespaces} if before else set()
+        for inode, handle in handles.items():
+            if inode not in kept and inode not in self._held(except_key=key):
+                try:
+                    self._kernel.release(handle)
+                except OSError:
+                    continue  # the reason for the failure is told by the outcome
+        self._ledger.note(before or key)
+
+    def _resolve(self, target: NetworkTarget) -> dict[int, int]:
+        """Inode -> handle of each network namespace the target has; the first is that of its oldest process."""
+        if target.container_id is not None or target.pod_uid is not None:
+            handles = self._of_workload(target)
+        elif target.process is not None:
+            handles = self._of_process(target)
+        else:
+            # Inodes are given to new namespaces at once, so that a number alone may mean another by now.
+            raise Refused(
+                Reason.IDENTITY, "neither a container, a pod nor a process says which network namespace is meant"
+            )
+        if target.netns is not None and target.netns not in handles:
+            self._close_all(handles)
+            raise Refused(Reason.IDENTITY, f"it is in network namespace {next(iter(handles))}, not {target.netns}")
+        return handles
+
+    def _of_process(self, target: NetworkTarget) -> dict[int, int]:
+        assert target.process is not None  # noqa: S101 - the caller has looked
+        meant = ProcessTarget(
+            node=target.node, process=target.process, container_id=target.container_id, seen=target.seen
+        )
+        process, facts = self._find(meant)
+        try:
+            handle = self._kernel.open_namespace(facts.process.pid or 0)
+            # While the process lives, its pid is its own, and so is the namespace just opened.
+            if handle is None or self._kernel.wait_ended(process, 0):
+                if handle is not None:
+                    self._kernel.close(handle)
+                raise Refused(Reason.GONE, f"process {facts.process.pid} has ended", OutcomeStatus.GONE)
+            return {self._kernel.inode(handle): handle}
+        finally:
+            self._kernel.close(process)
+
+    def _of_workload(self, target: NetworkTarget) -> dict[int, int]:
+        """All namespaces of a container or pod: one of its processes may have made itself a private one to hide in."""
+        pids: list[int] = []
+        if target.container_id is not None:
+            pids = self._kernel.members(container_id=target.container_id)
+        if not pids and target.pod_uid is not None:
+            pids = self._kernel.members(pod_uid=target.pod_uid)
+        host = self._kernel.host_namespaces()
+        handles: dict[int, int] = {}
+        try:
+            for pid in pids:
+                if self._kernel.netns(pid) in handles:
+                    continue
+                handle = self._member(pid, target)
+                if handle is None:
+                    continue
+                inode = self._kernel.inode(handle)
+                if inode in handles or (handles and inode in host):
+                    self._kernel.close(handle)
+                else:
+                    handles[inode] = handle
+        except BaseException:
+            self._close_all(handles)
+            raise
+        if not handles:
+            what = f"container {target.container_id[:12]}" if target.container_id else f"pod {target.pod_uid}"
+            raise Refused(Reason.GONE, f"no process of {what} is here", OutcomeStatus.GONE)
+        return handles
+
+    def _member(self, pid: int, target: NetworkTarget) -> int | None:
+        """A handle of the namespace of one process of the workload; None if it is gone or is another by now."""
+        process = self._kernel.open_process(pid)
+        if process is None:
+            return None
+        try:
+            facts = self._kernel.facts(pid)
+            handle = self._kernel.open_namespace(pid)
+            if facts is None or handle is None or self._kernel.wait_ended(process, 0) or not _belongs(facts, target):
+                if handle is not None:
+                    self._kernel.close(handle)
+                return None
+            return handle
+        finally:
+            self._kernel.close(process)
+
+    def _guard(self, handles: Iterable[int]) -> None:
+        """Refuse a namespace that is the machine's own or that something protected lives in."""
+        host = self._kernel.host_namespaces()
+        for inode in handles:
+            if inode in host:
+                raise Refused(Reason.HOST_NETWORK, "it is in the network namespace of the machine itself")
+            for pid in self._kernel.residents(inode):
+                facts = self._kernel.facts(pid)
+                if facts is not None and (why := self._protected.check(facts)):
+                    raise Refused(Reason.PROTECTED, f"process {pid} in this network namespace is protected: {why}")
+
+    def _close_all(self, handles: dict[int, int]) -> None:
+        for handle in handles.values():
+            self._kernel.close(handle)
+
+
+def sweep(kernel: Kernel) -> tuple[int, ...]:
+    """Open every network namespace on the machine that Quell has closed, without any record; their inodes.
+
+    For `quell agent release --all`, also where the agent's state is lost. OSError: the machine refuses.
+    """
+    opened = []
+    for inode in kernel.namespaces():
+        handle = kernel.find_namespace(inode)
+        if handle is None:
+            continue
+        try:
+            if kernel.release(handle):
+                opened.append(inode)
+        finally:
+            kernel.close(handle)
+    return tuple(opened)
+
+
+def _belongs(facts: Facts, target: NetworkTarget) -> bool:
+    if target.pod_uid is not None and facts.pod_uid not in (None, target.pod_uid):
+        raise Refused(Reason.IDENTITY, f"the container is in pod {facts.pod_uid}, not {target.pod_uid}")
+    if target.container_id is not None and any(
+        each.startswith(target.container_id) for each in facts.placement.containers
+    ):
+        return True
+    return target.pod_uid is not None and facts.pod_uid == target.pod_uid
+
+
+def _closed(
+    action: Quarantine, key: str, namespaces: Iterable[tuple[int, int]], before: Closed | None, now: float
+) -> Closed:
+    """The record of a quarantine, joined with the one in force: the later end, the stricter form, all namespaces."""
+    until = None if action.ttl is None else now + action.ttl
+    inodes = dict(namespaces)
+    if before is not None:
+        until = None if until is None or before.until is None else max(until, before.until)
+        # A number known from before is kept while the new one is not: it is of the same inode, and checked when opened.
+        for inode, cookie in before.namespaces:
+            inodes[inode] = inodes.get(inode) or cookie
+    return Closed(
+        key=key,
+        boot_id=boot_id(),
+        namespaces=tuple(inodes.items()),
+        strict=action.strict or (before is not None and before.strict),
+        until=until,
+    )
+
+
+def _told(done: dict[int, Isolation]) -> Told:
+    told: Told = {
+        "namespaces": list(done),
+        "interfaces": " ".join(name for each in done.values() for name in each.interfaces),
+    }
+    if limits := sorted({limit for each in done.values() for limit in each.limits}):
+        told["limits"] = "; ".join(limits)
+    return told

@@ -1,0 +1,205 @@
+"""A kernel that does nothing and writes down what would have been done: for dry runs and for tests.
+
+It looks at the machine through another kernel, or knows only the processes it was given, or both. What it is told to do
+has its effect on what it shows afterwards: a killed process is gone, a closed namespace is closed, and nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from quell.agent.kernel import Capabilities, Isolation, Kernel
+from quell.agent.proc import Facts
+from quell.model.action import KillProcess, Quarantine, ReleaseQuarantine, ReniceProcess, word
+
+
+class Deed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that would have been done: to a process, or to the network namespace with this inode."""
+
+    action: str
+    pid: int | None = None
+    start_ticks: int | None = None
+    netns: int | None = None
+    strict: bool = False
+    priority: int | None = None
+
+
+class _Opened(NamedTuple):
+    """What a handle stands for: a process or (no facts) a namespace, and the handle of the kernel looked through."""
+
+    facts: Facts | None
+    netns: int
+    beneath: int | None
+
+
+class RecordingKernel:
+    """quell.agent.kernel.Kernel. deeds: what would have been done, in order."""
+
+    def __init__(
+        self,
+        seen_through: Kernel | None = None,
+        *,
+        processes: Iterable[Facts] = (),
+        host_namespaces: Iterable[int] = (),
+    ) -> None:
+        """processes: known beside those of the kernel looked through; they need not exist."""
+        self.deeds: list[Deed] = []
+        self._beneath = seen_through
+        self._given = {facts.process.pid or 0: facts for facts in processes}
+        self._host = frozenset(host_namespaces)
+        # Above every file descriptor, so that a handle of ours is never mistaken for one.
+        self._numbers = itertools.count(1 << 32)
+        self._handles: dict[int, _Opened] = {}
+        self._ended: set[tuple[int | None, int | None]] = set()
+        self._priorities: dict[int, int] = {}
+        self._closed: dict[int, bool] = {}
+
+    def capabilities(self) -> Capabilities:
+        words = {word(action) for action in (KillProcess, ReniceProcess, Quarantine, ReleaseQuarantine)}
+        return Capabilities(
+            words=frozenset(words), limits=("everything: only written down, because this is a dry run",)
+        )
+
+    def open_process(self, pid: int) -> int | None:
+        return self._open_process(
+            pid, self._beneath.open_process(pid) if self._beneath and pid not in self._given else None
+        )
+
+    def adopt_process(self, kept: int, pid: int) -> int | None:
+        beneath = self._beneath.adopt_process(kept, pid) if self._beneath else None
+        return None if beneath is None else self._open_process(pid, beneath)
+
+    def facts(self, pid: int) -> Facts | None:
+        facts = self._given.get(pid)
+        if facts is None and self._beneath:
+            facts = self._beneath.facts(pid)
+        return None if facts is None or _instance(facts) in self._ended else facts
+
+    def names_of(self, uid: int, pid: int) -> frozenset[str]:
+        if (facts := self._given.get(pid)) is not None:
+            return frozenset([facts.process.user] if facts.process.user else [])
+        return self._beneath.names_of(uid, pid) if self._beneath else frozenset()
+
+    def wait_ended(self, process: int, timeout: float) -> bool:
+        opened = self._handles[process]
+        if opened.facts is not None and _instance(opened.facts) in self._ended:
+            return True
+        return (
+            self._beneath.wait_ended(opened.beneath, timeout) if self._beneath and opened.beneath is not None else False
+        )
+
+    def kill(self, process: int) -> None:
+        facts = self._process(process)
+        if self.wait_ended(process, 0):
+            raise ProcessLookupError
+        self._note(KillProcess, facts)
+        self._ended.add(_instance(facts))
+
+    def renice(self, pid: int, priority: int) -> int:
+        facts = self.facts(pid)
+        if facts is None:
+            raise ProcessLookupError
+        before = self._priorities.get(pid, 0)
+        self._priorities[pid] = priority
+        self._note(ReniceProcess, facts, priority=priority)
+        return before
+
+    def members(self, *, container_id: str | None = None, pod_uid: str | None = None) -> list[int]:
+        found = [
+            facts
+            for facts in self._given.values()
+            if (container_id is None or any(each.startswith(container_id) for each in facts.placement.containers))
+            and (pod_uid is None or facts.pod_uid == pod_uid)
+            and _instance(facts) not in self._ended
+        ]
+        found.sort(key=lambda facts: facts.process.start_ticks or 0)
+        beneath = self._beneath.members(container_id=container_id, pod_uid=pod_uid) if self._beneath else []
+        return [facts.process.pid or 0 for facts in found] + [pid for pid in beneath if self.facts(pid)]
+
+    def netns(self, pid: int) -> int | None:
+        facts = self.facts(pid)
+        return facts.netns if facts else None
+
+    def residents(self, netns: int) -> list[int]:
+        given = [pid for pid, facts in self._given.items() if facts.netns == netns and self.facts(pid)]
+        beneath = self._beneath.residents(netns) if self._beneath else []
+        return given + [pid for pid in beneath if pid not in self._given and self.facts(pid)]
+
+    def host_namespaces(self) -> frozenset[int]:
+        return self._host | (self._beneath.host_namespaces() if self._beneath else frozenset())
+
+    def namespaces(self) -> list[int]:
+        given = {facts.netns for facts in self._given.values() if facts.netns is not None}
+        beneath = self._beneath.namespaces() if self._beneath else []
+        return sorted(given.union(beneath) - self.host_namespaces())
+
+    def open_namespace(self, pid: int) -> int | None:
+        if pid in self._given or self._beneath is None:
+            inode = self.netns(pid)
+            return None if inode is None else self._handle(_Opened(None, inode, None))
+        return self._open_beneath(self._beneath.open_namespace(pid))
+
+    def find_namespace(self, netns: int) -> int | None:
+        if any(facts.netns == netns for facts in self._given.values()):
+            return self._handle(_Opened(None, netns, None))
+        return self._open_beneath(self._beneath.find_namespace(netns)) if self._beneath else None
+
+    def inode(self, namespace: int) -> int:
+        return self._handles[namespace].netns
+
+    def isolate(self, namespace: int, *, strict: bool) -> Isolation:
+        netns = self.inode(namespace)
+        self._closed[netns] = strict
+        self.deeds.append(Deed(action=word(Quarantine), netns=netns, strict=strict))
+        return Isolation(cookie=netns, interfaces=(), limits=("everything: this is a dry run",))
+
+    def release(self, namespace: int, *, cookie: int = 0) -> bool:
+        netns = self.inode(namespace)
+        if netns not in self._closed or cookie not in (0, netns):
+            return False
+        del self._closed[netns]
+        self.deeds.append(Deed(action=word(ReleaseQuarantine), netns=netns))
+        return True
+
+    def close(self, handle: int) -> None:
+        opened = self._handles.pop(handle)
+        if opened.beneath is not None and self._beneath:
+            self._beneath.close(opened.beneath)
+
+    def _open_process(self, pid: int, beneath: int | None) -> int | None:
+        facts = self.facts(pid)
+        if facts is None or (beneath is None and pid not in self._given):
+            if beneath is not None and self._beneath:
+                self._beneath.close(beneath)
+            return None
+        return self._handle(_Opened(facts, facts.netns or 0, beneath))
+
+    def _open_beneath(self, beneath: int | None) -> int | None:
+        if beneath is None or self._beneath is None:
+            return None
+        return self._handle(_Opened(None, self._beneath.inode(beneath), beneath))
+
+    def _handle(self, opened: _Opened) -> int:
+        number = next(self._numbers)
+        self._handles[number] = opened
+        return number
+
+    def _process(self, handle: int) -> Facts:
+        facts = self._handles[handle].facts
+        if facts is None:
+            raise ValueError("this is the handle of a namespace")
+        return facts
+
+    def _note(self, action: type[KillProcess | ReniceProcess], facts: Facts, *, priority: int | None = None) -> None:
+        process = facts.process
+        self.deeds.append(
+            Deed(action=word(action), pid=process.pid, start_ticks=process.start_ticks, priority=priority)
+        )
+
+
+def _instance(facts: Facts) -> tuple[int | None, int | None]:
+    return facts.process.pid, facts.process.start_ticks
