@@ -73,6 +73,8 @@ class Identity(Struct, frozen=True, kw_only=True):
     """Who this agent is, and whom it obeys."""
 
     agent: str
+    #: The node it enrolled as; the controller accepts no other from it.
+    node: str
     key: Ed25519PrivateKey
     controller_key: Ed25519PublicKey
 
@@ -81,18 +83,20 @@ class _Enrolled(Struct, frozen=True, kw_only=True):
     """agent.json; written last, so that its presence says that the rest is there."""
 
     agent: str
+    node: str
 
 
 def enrolled(state: Path) -> Identity | None:
     """The identity in a state directory, if it has one. Raises LinkError for a damaged one."""
     try:
-        agent = msgspec.json.decode((state / "agent.json").read_bytes(), type=_Enrolled).agent
+        known = msgspec.json.decode((state / "agent.json").read_bytes(), type=_Enrolled)
         controller_key = public_key((state / "controller.pub").read_text("utf-8"))
     except FileNotFoundError:
         return None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise LinkError(f"{state / 'agent.json'} is damaged: {error}") from error
-    return Identity(agent=agent, key=load_or_create_key(state / "key"), controller_key=controller_key)
+    key = load_or_create_key(state / "key")
+    return Identity(agent=known.agent, node=known.node, key=key, controller_key=controller_key)
 
 
 def enrol(state: Path, address: Address, *, token: str, node: str, machine_id: str) -> Identity:
@@ -107,8 +111,8 @@ def enrol(state: Path, address: Address, *, token: str, node: str, machine_id: s
     joined = _post(address, request)
     controller_key = public_key(joined.controller_key)
     save_private(state / "controller.pub", f"{joined.controller_key.strip()}\n".encode())
-    save_private(state / "agent.json", msgspec.json.encode(_Enrolled(agent=joined.agent)) + b"\n")
-    return Identity(agent=joined.agent, key=key, controller_key=controller_key)
+    save_private(state / "agent.json", msgspec.json.encode(_Enrolled(agent=joined.agent, node=node)) + b"\n")
+    return Identity(agent=joined.agent, node=node, key=key, controller_key=controller_key)
 
 
 def _post(address: Address, request: JoinRequest) -> Joined:

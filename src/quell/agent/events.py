@@ -64,21 +64,21 @@ class Notices:
         self._machine = machine
         self._emit = emit
         self._clock = clock
-        self._counts: dict[str, int] = {}
+        self._untold: dict[str, tuple[int, str]] = {}
         self._resting: set[str] = set()
 
     def note(self, name: str, message: str, count: int = 1) -> None:
-        """Count one more, or more. The message is a sentence with one {count}."""
-        self._counts[name] = self._counts.get(name, 0) + count
+        """Count one more, or more. The message is a sentence with one {count}; the latest is used."""
+        before, _ = self._untold.get(name, (0, ""))
+        self._untold[name] = (before + count, message)
         if name not in self._resting:
-            self._say(name, message)
+            self._tell(name)
 
-    def _say(self, name: str, message: str) -> None:
-        count = self._counts.pop(name, 0)
-        if not count:
+    def _tell(self, name: str) -> None:
+        if name not in self._untold:
             self._resting.discard(name)
             return
+        count, message = self._untold.pop(name)
         self._resting.add(name)
-        asyncio.get_running_loop().call_later(_NOTICE_SECONDS, self._say, name, message)
-        text = message.format(count=count)
-        self._emit(*_encode(name, self._clock(), self._machine, text))
+        asyncio.get_running_loop().call_later(_NOTICE_SECONDS, self._tell, name)
+        self._emit(*_encode(name, self._clock(), self._machine, message.format(count=count)))

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import TypeVar
 
 import structlog
@@ -86,6 +87,7 @@ class Link:
         context = self._address.context()
         pause = _FIRST_PAUSE
         while True:
+            linked = None
             try:
                 async with connect(
                     self._address.link,
@@ -101,9 +103,11 @@ class Link:
                     proxy=None,
                 ) as connection:
                     welcome = await self._introduce(connection)
-                    pause = _FIRST_PAUSE
+                    linked = monotonic()
                     await self._talk(connection, welcome)
             except (OSError, WebSocketException, LinkError) as error:
+                if linked is not None and monotonic() - linked > _LONGEST_PAUSE:
+                    pause = _FIRST_PAUSE
                 # A timeout is an OSError. Half of the pause is left to chance, so that agents do not come back at once.
                 wait = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
                 _log.warning(
@@ -126,7 +130,10 @@ class Link:
             _log.info("linked", url=self._address.link, agent=self._identity.agent, paused=welcome.paused)
             self._on_welcome(welcome)
             async for frame in connection:
-                self._on_message(decode_from_controller(frame))
+                message = decode_from_controller(frame)
+                if isinstance(message, Refused):
+                    raise LinkError(f"ended by the controller: {message.reason}")
+                self._on_message(message)
         finally:
             self._connection = None
             self._waiting.clear()

@@ -10,22 +10,15 @@ import contextlib
 import os
 import resource
 import select
-import threading
 from collections import OrderedDict
-from typing import NamedTuple
 
 _MOST = 2048
 #: Descriptors left for everything else.
 _SPARE = 256
 
 
-class _Held(NamedTuple):
-    pidfd: int
-    start_ticks: int
-
-
 class Pidfds:
-    """The most recent executions. hold() and sweep() are for the sensor's thread, kept() for any."""
+    """The most recent executions. kept() is for any thread, the rest for the sensor's."""
 
     def __init__(self, most: int = _MOST) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -33,43 +26,37 @@ class Pidfds:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = most if soft == resource.RLIM_INFINITY else max(1, min(most, soft - _SPARE))
-        self._held: OrderedDict[int, _Held] = OrderedDict()
+        self._held: OrderedDict[int, int] = OrderedDict()
         self._epoll = select.epoll()
-        self._lock = threading.Lock()
 
-    def hold(self, pid: int, pidfd: int, start_ticks: int) -> None:
+    def hold(self, pid: int, pidfd: int) -> None:
         """Takes over the handle."""
-        with self._lock:
-            if pid in self._held:
-                self._close(self._held.pop(pid))
-            elif len(self._held) >= self._most:
-                self._close(self._held.popitem(last=False)[1])
-            self._held[pid] = _Held(pidfd, start_ticks)
-            self._epoll.register(pidfd, select.EPOLLIN)
+        if pid in self._held:
+            self._close(self._held.pop(pid))
+        elif len(self._held) >= self._most:
+            self._close(self._held.popitem(last=False)[1])
+        self._held[pid] = pidfd
+        self._epoll.register(pidfd, select.EPOLLIN)
 
-    def kept(self, pid: int) -> tuple[int, int] | None:
-        """(pidfd, start in clock ticks) of a process seen to start here. The pidfd is the caller's own, to be closed."""
-        with self._lock:
-            held = self._held.get(pid)
-            return None if held is None else (os.dup(held.pidfd), held.start_ticks)
+    def kept(self, pid: int) -> int | None:
+        """The pidfd of a process seen to start here. It stays this object's: duplicate it and look whose it is."""
+        return self._held.get(pid)
 
     def sweep(self) -> None:
         """Close the handles of processes that have ended."""
-        with self._lock:
-            ended = {pidfd for pidfd, _ in self._epoll.poll(0, self._most)}
-            if ended:
-                for pid in [pid for pid, held in self._held.items() if held.pidfd in ended]:
-                    self._close(self._held.pop(pid))
+        ended = {pidfd for pidfd, _ in self._epoll.poll(0, self._most)}
+        if ended:
+            for pid in [pid for pid, pidfd in self._held.items() if pidfd in ended]:
+                self._close(self._held.pop(pid))
 
     def __len__(self) -> int:
         return len(self._held)
 
     def close(self) -> None:
-        with self._lock:
-            while self._held:
-                self._close(self._held.popitem()[1])
-            self._epoll.close()
+        while self._held:
+            self._close(self._held.popitem()[1])
+        self._epoll.close()
 
-    def _close(self, held: _Held) -> None:
-        self._epoll.unregister(held.pidfd)
-        os.close(held.pidfd)
+    def _close(self, pidfd: int) -> None:
+        self._epoll.unregister(pidfd)
+        os.close(pidfd)

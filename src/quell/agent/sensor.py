@@ -69,8 +69,8 @@ class Sensor:
         self._pidfds.close()
 
     @property
-    def kept(self) -> Callable[[int], tuple[int, int] | None]:
-        """(pidfd, start in clock ticks) of a process seen to start, or None. The pidfd is the caller's own."""
+    def kept(self) -> Callable[[int], int | None]:
+        """The pidfd of a process seen to start, if it is kept (quell.agent.pidfds)."""
         return self._pidfds.kept
 
     def held(self) -> int:
@@ -102,7 +102,7 @@ class Sensor:
         if stat is None or _started(stat) > stamp:
             os.close(pidfd)
             raise ProcessLookupError(pid)
-        self._pidfds.hold(pid, pidfd, stat.start_ticks)
+        self._pidfds.hold(pid, pidfd)
         execution = _execution(pid, stat.name)
         if hits := self._watch_list.find(execution):
             self._judge(pid, stat, stamp, execution, hits)

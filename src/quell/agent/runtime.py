@@ -1,0 +1,364 @@
+"""The agent as a whole: what comes over the link is carried out, what the sensor sees goes over the link.
+
+Everything runs on one event loop but the commands, which block and have threads. Nothing ticks while nothing happens:
+a timer stands only for the next lease that ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import signal
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+from msgspec import Struct
+
+from quell import __version__
+from quell.agent import proc
+from quell.agent.connector import Connector, ConnectorError
+from quell.agent.enrol import Address, Identity, UnreachableError, enrol, enrolled
+from quell.agent.events import Notices
+from quell.agent.executor import Executor
+from quell.agent.kernel import Capabilities, Kernel
+from quell.agent.ledger import Ledger
+from quell.agent.link import Link
+from quell.agent.linux.kernel import LinuxKernel
+from quell.agent.outbox import Outbox
+from quell.agent.protected import Protected
+from quell.agent.sensor import Sensor
+from quell.agent.watchlist import WatchList
+from quell.channel.envelope import verify
+from quell.channel.messages import (
+    EventAck,
+    FromController,
+    Hello,
+    Observed,
+    Ordered,
+    OutcomeAck,
+    Reported,
+    Welcome,
+)
+from quell.errors import LinkError, SettingError, StoreError
+from quell.model.action import word
+from quell.model.decision import Command, Outcome, OutcomeStatus
+from quell.model.subject import Subject
+
+#: Commands at the same time: a kill waits for its process to be gone, and others must not wait for that.
+_HANDS = 8
+#: Seconds before a lease that could not be ended is tried again.
+_TRY_AGAIN = 5.0
+#: A lease is looked at this often at least, since the clock may be set.
+_LOOK_AGAIN = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+_T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How an agent is started; see `quell agent --help`."""
+
+    address: Address
+    #: The folder of key, identity, ledger and what was not yet sent.
+    state: Path
+    #: None: the machine's host name, or the node it enrolled as.
+    node: str | None = None
+    join_token: str | None = None
+    sensor: bool = True
+    #: None: the list that comes with Quell.
+    watch_list: Path | None = None
+    #: More that must never be touched, a file as agent/data/protected.toml is; None: none.
+    protected: Path | None = None
+    #: Processes of this product beside the agent, such as a controller on the same machine.
+    own_pids: tuple[int, ...] = ()
+
+
+async def run(options: Options) -> None:
+    """Until SIGTERM or SIGINT.
+
+    Raises LinkError if the agent cannot enrol, StoreError if its folder is another agent's or cannot be written,
+    SettingError and DocumentError for a list that is wrong.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    watch_list = WatchList.load(options.watch_list) if options.sensor else None
+    protected = Protected.load(options.protected, own=options.own_pids)
+    for warning in protected.warnings:
+        _log.warning(warning)
+    prepare(options.state)
+    ledger = Ledger(options.state / "ledger")
+    with contextlib.closing(ledger):
+        identity = await _until(stop, _identity(options))
+        if identity is None:
+            return
+        agent = Agent(
+            options,
+            identity,
+            ledger=ledger,
+            protected=protected,
+            kernel=LinuxKernel(),
+            watch_list=watch_list,
+        )
+        try:
+            await agent.start()
+            await _until(stop, agent.link.run())
+        finally:
+            agent.stop()
+    _log.info("stopped")
+
+
+def prepare(state: Path) -> None:
+    """Make the folder, for its owner alone. Raises StoreError."""
+    try:
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.chmod(0o700)
+    except OSError as error:
+        raise StoreError(f"{state}: {error.strerror}") from error
+
+
+class Agent:
+    """Its parts, and what passes between them. Made, started and stopped on one event loop."""
+
+    def __init__(
+        self,
+        options: Options,
+        identity: Identity,
+        *,
+        ledger: Ledger,
+        protected: Protected,
+        kernel: Kernel,
+        watch_list: WatchList | None,
+    ) -> None:
+        self._identity = identity
+        self._ledger = ledger
+        self._protected = protected
+        self._pause_file = options.state / "pause"
+        self._paused_by_controller = False
+        machine_id = proc.machine_id()
+        machine = Subject(node=identity.node, machine_id=machine_id or None)
+        self._outbox = Outbox(options.state / "outbox", self._on_lost)
+        self._notices = Notices(machine, self._emit, time.time)
+        self._sensor, limits = self._sense(watch_list, machine)
+        capabilities = kernel.capabilities()
+        self._hello = _hello(identity, machine_id, capabilities, limits)
+        self._executor = Executor(
+            kernel,
+            ledger,
+            protected,
+            kept=self._sensor.kept if self._sensor else lambda _pid: None,
+            paused=self._is_paused,
+        )
+        self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="command")
+        self._lease_timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.link = Link(options.address, identity, lambda: self._hello, self._on_welcome, self._on_message)
+
+    async def start(self) -> None:
+        """Finish what a crash interrupted, then watch. The link is run by the caller."""
+        for limit in self._hello.limits:
+            _log.warning("limited", what=limit)
+        # Before the first execution is seen: what the agent keeps for good need not be walked by the collector again.
+        gc.collect()
+        gc.freeze()
+        if self._sensor is not None:
+            self._sensor.start()
+        for outcome in await self._loop.run_in_executor(self._hands, self._executor.resume):
+            _told("resumed", outcome)
+        self._plan_lease()
+
+    def stop(self) -> None:
+        """Running commands end first; what they came to is in the ledger."""
+        if self._sensor is not None:
+            self._sensor.stop()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        self._hands.shutdown(cancel_futures=True)
+        self._outbox.close()
+
+    def _sense(self, watch_list: WatchList | None, machine: Subject) -> tuple[Sensor | None, tuple[str, ...]]:
+        if watch_list is None:
+            return None, ("sensor: switched off",)
+        try:
+            connector = Connector()
+        except ConnectorError as error:
+            return None, (f"sensor: {error}",)
+        sensor = Sensor(connector, watch_list, machine, self._emit, self._notices)
+        if os.geteuid() != 0:
+            return sensor, ("sensor: not root, so only executions of this agent's user are looked at",)
+        return sensor, ()
+
+    def _emit(self, identity: str, raw: bytes) -> None:
+        event = Observed(id=identity, raw=raw, received=time.time())
+        self._outbox.put(event)
+        self.link.send(event)
+
+    def _on_lost(self, count: int) -> None:
+        self._notices.note(
+            "Agent.Events.Lost", "{count} events were given up: too many waited for the controller", count
+        )
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        self._paused_by_controller = welcome.paused
+        try:
+            self._protected.extend(welcome.protected)
+        except SettingError as error:
+            _log.error("the controller's list of what is protected is wrong", error=str(error))
+        for outcome in self._ledger.pending():
+            self.link.send(Reported(outcome=outcome))
+        for event in self._outbox.waiting():
+            self.link.send(event)
+
+    def _on_message(self, message: FromController) -> None:
+        match message:
+            case Ordered(envelope=envelope):
+                self._order(envelope)
+            case OutcomeAck(ids=ids):
+                self._hands.submit(self._acknowledge, ids)
+            case EventAck(ids=ids):
+                self._outbox.acknowledge(ids)
+            case _:
+                raise LinkError(f"unexpected {type(message).__name__}")
+
+    def _order(self, envelope: bytes) -> None:
+        try:
+            command = verify(envelope, self._identity.controller_key, agent=self._identity.agent, now=time.time())
+        except LinkError as error:
+            _log.error("a command was not accepted", reason=str(error))
+            self._notices.note("Agent.Command.Refused", f"{{count}} commands were not accepted: {_plain(error)}")
+            return
+        self._hands.submit(self._carry_out, command)
+
+    def _carry_out(self, command: Command) -> None:
+        """In a thread of its own."""
+        try:
+            outcome = self._executor.execute(command)
+        except Exception:  # noqa: BLE001 - the last frame of a thread: nobody else would learn of it
+            # The controller repeats the command, as no outcome is reported.
+            _log.exception("a command failed in a way that was not foreseen", id=command.id)
+            return
+        self._loop.call_soon_threadsafe(self._carried_out, command, outcome)
+
+    def _carried_out(self, command: Command, outcome: Outcome) -> None:
+        self.link.send(Reported(outcome=outcome))
+        _told(word(command.action), outcome)
+        self._plan_lease()
+
+    def _acknowledge(self, ids: tuple[str, ...]) -> None:
+        try:
+            self._ledger.acknowledge(ids)
+        except StoreError as error:
+            _log.warning("an acknowledgement was not kept, so its outcomes will be sent again", error=str(error))
+
+    def _is_paused(self) -> bool:
+        return self._paused_by_controller or self._pause_file.exists()
+
+    def _plan_lease(self, at_least: float = 0.0) -> None:
+        """Wake when the next quarantine's lease ends, if any does."""
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+            self._lease_timer = None
+        ends = [closed.until for closed in self._ledger.closed() if closed.until is not None]
+        if ends:
+            wait = max(at_least, min(_LOOK_AGAIN, min(ends) - time.time()))
+            self._lease_timer = self._loop.call_later(wait, self._hands.submit, self._end_leases)
+
+    def _end_leases(self) -> None:
+        """In a thread. SEMANTICS section 4: the agent ends what ran out without being told."""
+        failed = False
+        for key in self._executor.expired(time.time()):
+            try:
+                self._executor.release(key)
+            except (OSError, StoreError) as error:
+                failed = True
+                _log.error("a quarantine that ran out could not be ended", quarantine=key, error=str(error))
+            else:
+                _log.info("a quarantine ran out", quarantine=key)
+        self._loop.call_soon_threadsafe(self._plan_lease, _TRY_AGAIN if failed else 0.0)
+
+
+async def _identity(options: Options) -> Identity:
+    """Who this agent is; at the first start, by joining, for as long as the controller cannot be reached."""
+    pause = _FIRST_PAUSE
+    while True:
+        known = enrolled(options.state)
+        if known is not None:
+            if options.node not in (None, known.node):
+                raise LinkError(
+                    f"enrolled as node {known.node}, asked to be {options.node}: empty {options.state} to enrol anew"
+                )
+            return known
+        if not options.join_token:
+            raise LinkError(
+                f"not enrolled ({options.state} has no agent.json) and no join token given: "
+                "--join-token-file or QUELL_JOIN_TOKEN"
+            )
+        try:
+            await asyncio.to_thread(
+                enrol,
+                options.state,
+                options.address,
+                token=options.join_token,
+                node=options.node or os.uname().nodename,
+                machine_id=proc.machine_id(),
+            )
+        except UnreachableError as error:
+            _log.warning("not enrolled yet", reason=str(error), again_in=round(pause, 2))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, keeps no secret
+            pause = min(_LONGEST_PAUSE, pause * 2)
+        else:
+            _log.info("enrolled")
+
+
+async def _until(stop: asyncio.Event, work: Coroutine[None, None, _T]) -> _T | None:
+    """The result of work, or None if it was told to stop first."""
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    return None
+
+
+def _hello(identity: Identity, machine_id: str, capabilities: Capabilities, limits: tuple[str, ...]) -> Hello:
+    return Hello(
+        agent=identity.agent,
+        version=__version__,
+        node=identity.node,
+        machine_id=machine_id,
+        boot_id=proc.boot_id(),
+        boot_time=proc.boot_time(),
+        capabilities=tuple(sorted(capabilities.words)),
+        limits=(*capabilities.limits, *limits),
+        host_netns=proc.netns(1),
+    )
+
+
+def _told(action: str, outcome: Outcome) -> None:
+    """The one line of log a command gets."""
+    facts = {"reason": outcome.reason, "explanation": outcome.explanation, "pid": outcome.facts.get("pid")}
+    level = "info" if outcome.status in {OutcomeStatus.DONE, OutcomeStatus.GONE} else "warning"
+    getattr(_log, level)(
+        action,
+        id=outcome.id,
+        status=str(outcome.status),
+        ms=None if outcome.duration is None else round(outcome.duration * 1000, 2),
+        **{key: value for key, value in facts.items() if value},
+    )
+
+
+def _plain(error: LinkError) -> str:
+    # The sentence goes through str.format, and an id in it may hold braces.
+    return str(error).replace("{", "{{").replace("}", "}}")
