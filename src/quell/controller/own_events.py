@@ -1,0 +1,64 @@
+"""Events that Quell makes of what it did itself: a quarantine that holds, one that ended. SEMANTICS sections 4 and 9.
+
+Their ids are derived from the command's, so that a repeated outcome makes no second event.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from quell.detectors import DETECTORS
+from quell.model.action import Quarantine, ReleaseQuarantine
+from quell.model.decision import Command, Outcome, OutcomeStatus
+from quell.model.event import Event
+from quell.model.subject import Container, NetworkTarget, Pod, Subject
+
+SOURCE = "quell"
+_SUFFIX = "/event"
+#: Events that follow from events that follow from events: more than this is a loop of rules (SEMANTICS section 4).
+MAX_CHAIN = 4
+
+
+def after_outcome(command: Command, outcome: Outcome, cause: Event | None, received: float) -> Event | None:
+    """The event that an outcome makes; None for most, and at the end of a chain.
+
+    cause: what the command answered, whose subject says more than the target; None if it is no longer kept.
+    """
+    name = _NAMES.get(type(command.action)) if outcome.status is OutcomeStatus.DONE else None
+    if name is None or command.id.count(_SUFFIX) >= MAX_CHAIN:
+        return None
+    target = command.target
+    assert isinstance(target, NetworkTarget)  # noqa: S101 - these two actions have no other
+    by = ", ".join(asker.replace("/", " ") for asker in command.asked_by) or "nobody known"
+    verb = "quarantined" if isinstance(command.action, Quarantine) else "unquarantined"
+    message = f"{target.key} {verb} ({by})"
+    return own_event(f"{command.id}{_SUFFIX}", name, _subject(target, cause), message, outcome.time, received)
+
+
+def own_event(identifier: str, name: str, subject: Subject, message: str, time: float, received: float) -> Event:
+    """An event of Quell itself, in the native form, so that it takes the path of any other."""
+    told: dict[str, Any] = {
+        "id": identifier,
+        "time": time,
+        "category": "event",
+        "name": name,
+        "subject": subject,
+        "details": {"message": message},
+    }
+    return DETECTORS[SOURCE].decode(msgspec.json.encode(told), id=identifier, received=received)
+
+
+def _subject(target: NetworkTarget, cause: Event | None) -> Subject:
+    if cause is not None and cause.subject.node == target.node:
+        return cause.subject
+    return Subject(
+        node=target.node,
+        container=None if target.container_id is None else Container(id=target.container_id),
+        pod=None if target.pod_uid is None else Pod(uid=target.pod_uid),
+        process=target.process,
+    )
+
+
+_NAMES = {Quarantine: "Container.Quarantined", ReleaseQuarantine: "Container.Unquarantined"}

@@ -1,0 +1,189 @@
+"""Events in: decide, write, acknowledge, and only then let the outbox go. SEMANTICS section 9.
+
+All of it but the writing runs on the event loop's thread. Decisions are applied to the state in the order in which they
+enter the store's queue, so that the state's order is the journal's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from quell.clock import Clock
+from quell.controller.bodies import body
+from quell.controller.dispatcher import outbox_item
+from quell.controller.notices import flag_notice, notice
+from quell.errors import StoreError
+from quell.evaluate import evaluate
+from quell.matching.index import Index
+from quell.model.action import SendWebhook
+from quell.model.decision import ActionRecord, Decision, Flag, Status
+from quell.model.event import Event
+from quell.response.commands import commands
+from quell.response.flags import flags
+from quell.response.quarantine import Release
+from quell.response.state import State
+from quell.storage.records import Entry, OutboxItem
+from quell.storage.store import Store
+
+#: Given ids remembered so that a repetition seldom needs a look into the database.
+_RECENT_IDS = 65_536
+
+_log = structlog.get_logger(__name__)
+
+Offer = Callable[[Sequence[OutboxItem]], None]
+
+
+class Pipeline:
+    def __init__(
+        self,
+        store: Store,
+        index: Index,
+        state: State,
+        offers: Sequence[Offer],
+        clock: Clock,
+        on_failure: Callable[[], None],
+    ) -> None:
+        """offers: who takes outbox items once they are on disk; each leaves alone what is not its own. on_failure: a
+        write did not succeed, so the state holds decisions that the journal does not.
+
+        The store must run its callbacks on the event loop (Store.open's `call`).
+        """
+        self.state = state
+        self.use(index)
+        self._store = store
+        self._offers = offers
+        self._clock = clock
+        self._on_failure = on_failure
+        self._recent: OrderedDict[str, None] = OrderedDict()
+
+    def use(self, index: Index) -> None:
+        """Decide by these documents from the next event on."""
+        self.index = index
+        self._rules = {f"rule/{rule.id}": rule for rule in index.rules}
+
+    def submit(self, events: Sequence[Event]) -> asyncio.Future[None]:
+        """Decide these events and queue them; the future is done when they are on disk.
+
+        An event whose id came with it and is known already is left out: it was decided before. QueueFull if too
+        much waits; then nothing was done. The future raises StoreFull or StoreError.
+        """
+        self._store.check(len(events), sum([len(event.raw) for event in events]))
+        index, state, now = self.index, self.state, self._clock()
+        entries: list[Entry] = []
+        for event in self._fresh(events):
+            decision = evaluate(event, index, state, now)
+            if decision.actions or decision.changes:
+                entries.append(self._entry(event, decision, now))
+            else:
+                entries.append(Entry(event=event, decision=decision, own_id=not event.id_given))
+        return self._append(entries)
+
+    def submit_release(self, event: Event, release: Release) -> asyncio.Future[None]:
+        """Journal an event of Quell's own whose decision is to let go of quarantines, and send what follows."""
+        ordered = [msgspec.structs.replace(command, event_id=event.id) for command in release.commands]
+        decision = Decision(
+            event_id=event.id,
+            time=self._clock(),
+            revision=self.index.revision,
+            actions=tuple(
+                ActionRecord(
+                    id=command.id,
+                    action=command.action,
+                    target=command.target,
+                    asked_by=command.asked_by,
+                    status=Status.GRANTED,
+                    agent=command.agent,
+                )
+                for command in ordered
+            ),
+            changes=release.changes,
+        )
+        self.state.apply(decision)
+        return self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))])
+
+    def _append(self, entries: list[Entry]) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: StoreError | None) -> None:
+            self._written(future, entries, error)
+
+        self._store.append(entries, done)
+        return future
+
+    def _entry(self, event: Event, decision: Decision, now: float) -> Entry:
+        """An event with what follows from its decision; the state learns of the decision here, and only here."""
+        self.state.apply(decision)
+        ordered = commands(decision, self.state, now)
+        raised = flags(decision, event)
+        return Entry(
+            event=event,
+            decision=decision,
+            outbox=(*map(outbox_item, ordered), *self._deliveries(event, decision, raised, now)),
+            flags=tuple(raised),
+            own_id=not event.id_given,
+        )
+
+    def _deliveries(self, event: Event, decision: Decision, raised: Sequence[Flag], now: float) -> list[OutboxItem]:
+        """One delivery an endpoint for the event, and one for each flag that names or is subscribed to by it."""
+        webhooks, rules = self.index.webhooks, self._rules
+        items: dict[str, OutboxItem] = {}
+        for record in decision.actions:
+            if not isinstance(record.action, SendWebhook) or record.status is not Status.GRANTED:
+                continue
+            asking = [rules[ref] for ref in record.asked_by if ref in rules]
+            for name in record.endpoints:
+                identifier = f"{event.id}/webhook/{name}"
+                if name in webhooks and identifier not in items:
+                    content = body(webhooks[name].type, notice(event, decision, asking))
+                    items[identifier] = _delivery(identifier, name, content, event.id, now)
+        for flag in raised:
+            subscribed = [] if flag.silent else [name for name, webhook in webhooks.items() if webhook.filter.flags]
+            for name in dict.fromkeys((*flag.webhooks, *subscribed)):
+                if name in webhooks and webhooks[name].enable:
+                    content = body(webhooks[name].type, flag_notice(flag))
+                    identifier = f"{flag.id}/webhook/{name}"
+                    items[identifier] = _delivery(identifier, name, content, event.id, now)
+        return list(items.values())
+
+    def _fresh(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Without those that were decided before. Detectors that give no ids pay nothing for this."""
+        given = [event.id for event in events if event.id_given]
+        if not given:
+            return events
+        recent = self._recent
+        unsure = [identifier for identifier in given if identifier not in recent]
+        known = self._store.known_ids(unsure) if unsure else set()
+        fresh: list[Event] = []
+        for event in events:
+            if event.id_given:
+                if event.id in recent or event.id in known:
+                    continue
+                recent[event.id] = None
+            fresh.append(event)
+        while len(recent) > _RECENT_IDS:
+            recent.popitem(last=False)
+        return fresh
+
+    def _written(self, future: asyncio.Future[None], entries: Sequence[Entry], error: StoreError | None) -> None:
+        if error is None:
+            if queued := [item for entry in entries if entry.outbox for item in entry.outbox]:
+                for offer in self._offers:
+                    offer(queued)
+            if not future.done():
+                future.set_result(None)
+            return
+        _log.error("events could not be written", events=len(entries), error=str(error))
+        for entry in entries:
+            self._recent.pop(entry.event.id, None)
+        self._on_failure()
+        if not future.done():
+            future.set_exception(error)
+
+
+def _delivery(identifier: str, endpoint: str, content: bytes, event_id: str, now: float) -> OutboxItem:
+    return OutboxItem(id=identifier, channel=f"webhook:{endpoint}", body=content, created=now, event_id=event_id)

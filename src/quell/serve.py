@@ -1,0 +1,166 @@
+"""The composition root: builds a controller with its API, and `quell up`, which adds an agent on the same machine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import structlog
+import uvicorn
+import uvloop
+
+from quell.api.app import create_app
+from quell.controller.controller import Controller
+from quell.settings import Settings
+from quell.storage import join_tokens, tokens
+
+#: Seconds a joining agent of `quell up` has.
+_JOIN_TTL = 300.0
+#: Seconds before an agent that ended is started again, doubled each time up to the last.
+_RESTART, _RESTART_MAX = 0.5, 30.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Running:
+    """A controller that answers. url: of the API, with the port that was really taken."""
+
+    def __init__(self, controller: Controller, url: str, server: uvicorn.Server) -> None:
+        self.controller = controller
+        self.url = url
+        self._server = server
+
+    def stop(self) -> None:
+        """Ends the block of `serving`."""
+        self._server.should_exit = True
+
+
+@contextlib.asynccontextmanager
+async def serving(folder: Path, settings: Settings) -> AsyncIterator[Running]:
+    """A controller with its API, for as long as the block lasts. StoreError, LinkError, OSError (port taken)."""
+    controller = Controller.open(folder, settings)
+    try:
+        await _first_tokens(controller)
+        controller.start()
+        config = uvicorn.Config(
+            create_app(controller),
+            host=settings.server.host,
+            port=settings.server.port,
+            http="httptools",
+            ws="websockets-sansio",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            ws_max_size=1 << 20,
+            ws_per_message_deflate=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup()
+        try:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            yield Running(controller, f"http://{_host(settings.server.host)}:{port}", server)
+        finally:
+            await server.shutdown()
+    finally:
+        await controller.stop()
+
+
+def run(
+    folder: Path,
+    settings: Settings,
+    *,
+    agent: bool = False,
+    agent_arguments: tuple[str, ...] = (),
+    on_ready: Callable[[Running], None] = lambda _running: None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; with `agent`, keep one running beside it. Returns the exit code."""
+    return uvloop.run(_run(folder, settings, agent, agent_arguments, on_ready))
+
+
+async def _run(
+    folder: Path,
+    settings: Settings,
+    agent: bool,
+    agent_arguments: tuple[str, ...],
+    on_ready: Callable[[Running], None],
+) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    async with serving(folder, settings) as running:
+        beside = asyncio.create_task(_keep_agent(running, folder / "agent", agent_arguments)) if agent else None
+        on_ready(running)
+        await stop.wait()
+        if beside is not None:
+            beside.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await beside
+    return 0
+
+
+async def _keep_agent(running: Running, folder: Path, arguments: tuple[str, ...]) -> None:
+    """Run an agent, and again when it ends. It goes down with this process's block."""
+    pause = _RESTART
+    while True:
+        environment = dict(os.environ)
+        if not (folder / "agent.json").exists():
+            environment["QUELL_JOIN_TOKEN"] = await _join_token(running.controller)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "quell.agent", "--url", running.url, "--state", str(folder), *arguments),
+            env=environment,
+        )
+        started = time.monotonic()
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            process.terminate()
+            await process.wait()
+            raise
+        pause = _RESTART if time.monotonic() - started > _RESTART_MAX else min(pause * 2, _RESTART_MAX)
+        _log.warning("the agent ended; it is started again", exit_code=code, seconds=pause)
+        await asyncio.sleep(pause)
+
+
+async def _join_token(controller: Controller) -> str:
+    secret = tokens.new_secret()
+    now = time.time()
+    await asyncio.wrap_future(
+        controller.store.submit(
+            lambda connection: join_tokens.put(connection, secret, name="up", created=now, expires=now + _JOIN_TTL)
+        )
+    )
+    return secret
+
+
+async def _first_tokens(controller: Controller) -> None:
+    """At the first start there is a token of each role that a new user needs, in files only the owner may read."""
+    for role in ("admin", "ingest"):
+        path = controller.folder / f"{role}.token"
+        if path.exists():
+            continue
+        secret = tokens.new_secret()
+        token = tokens.Token(name=f"first-{role}", role=role, created=time.time())
+        await asyncio.wrap_future(
+            controller.store.submit(lambda connection, s=secret, t=token: tokens.put(connection, s, t))  # type: ignore[misc]
+        )
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret + "\n")
+        fresh.replace(path)
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else {"0.0.0.0": "127.0.0.1"}.get(host, host)  # noqa: S104 - to dial, not to bind
