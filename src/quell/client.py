@@ -20,7 +20,6 @@ from quell.model.explanation import Explanation
 
 Answer = TypeVar("Answer")
 
-#: The header that says how an NDJSON body is to be read; the server tells JSON, arrays and lines apart itself.
 _JSON = {"Content-Type": "application/json"}
 _YAML = {"Content-Type": "application/yaml"}
 
@@ -140,8 +139,8 @@ class Client:
     def deliveries(self, limit: int = 50) -> list[dict[str, Any]]:
         return self._ask(list[dict[str, Any]], "GET", "/v1/webhooks/deliveries", params={"limit": limit})
 
-    def dead_letters(self) -> list[dict[str, Any]]:
-        return self._ask(list[dict[str, Any]], "GET", "/v1/webhooks/dead-letters")
+    def dead_letters(self, limit: int = 50) -> list[dict[str, Any]]:
+        return self._ask(list[dict[str, Any]], "GET", "/v1/webhooks/dead-letters", params={"limit": limit})
 
     def replay(self, delivery_id: str) -> None:
         self._do("POST", f"/v1/webhooks/dead-letters/{quote(delivery_id, safe='')}/replay")
@@ -151,6 +150,18 @@ class Client:
     def create_token(self, role: str, name: str, ttl: float | None = None) -> IssuedToken:
         """role: admin, viewer or ingest. ttl in seconds; None: until revoked."""
         return self._ask(IssuedToken, "POST", "/v1/tokens", json=_given(role=role, name=name, ttl=ttl))
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """Who has a token, and which may do what; never the tokens themselves."""
+        return self._ask(list[dict[str, Any]], "GET", "/v1/tokens")
+
+    def delete_token(self, name: str) -> None:
+        self._do("DELETE", f"/v1/tokens/{quote(name, safe='')}")
+
+    def login_link(self) -> str:
+        """An address that logs a browser in, once."""
+        answer = self._ask(dict[str, str], "POST", "/v1/login-links")
+        return str(self._http.base_url).rstrip("/") + answer["path"]
 
     def version(self) -> str:
         answer = self._ask(dict[str, Any], "GET", "/v1/version")

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quell.cli.connection import connect
-from quell.cli.exits import Exit
 from quell.cli.output import Format, Output, console, print_data, print_rows
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def apply(
     output: Output = Format.TABLE,
 ) -> None:
     """Create or change documents: all of them, or none if one is wrong."""
-    texts, documents = _read(file)
+    texts, documents = read_documents(file)
     with connect(context) as client:
         changes = client.apply("\n---\n".join(texts).encode(), dry_run=dry_run)
     _print_changes(changes, output, note=" (dry run)" if dry_run else "")
@@ -43,7 +42,7 @@ def validate(
     files: Annotated[list[str], typer.Argument(help="YAML files, folders of them, or - for standard input.")],
 ) -> None:
     """Check documents without a controller; every problem of every file is printed."""
-    _, documents = _read(files)
+    _, documents = read_documents(files)
     from quell.documents.references import check
 
     check(documents)
@@ -67,9 +66,6 @@ def get(
     """Show documents as the controller holds them. -o yaml can be applied again."""
     with connect(context) as client:
         documents = client.documents(kind, name)
-    if name is not None and not documents:
-        print(f"no {kind} named {name}", file=sys.stderr)
-        raise typer.Exit(Exit.FAILED)
     if output is Format.YAML:
         import yaml
 
@@ -107,7 +103,7 @@ def delete(
     _print_changes(changes, output)
 
 
-def _read(names: list[str]) -> tuple[list[str], Documents]:
+def read_documents(names: list[str]) -> tuple[list[str], Documents]:
     """The texts as they are, and what they say; DocumentError with all problems of all files."""
     from quell.documents.load import load_paths, load_text
     from quell.errors import DocumentError, Problem

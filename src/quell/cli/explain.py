@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,9 @@ from quell.cli.connection import connect
 from quell.cli.output import Format, Output, console, print_data
 
 if TYPE_CHECKING:
+    from quell.model.event import Event
     from quell.model.explanation import Explanation
+    from quell.response.state import State
 
 Rules = Annotated[
     list[str] | None, typer.Option("-f", "--file", help="Documents to judge the event by: a YAML file or folder.")
@@ -52,4 +55,46 @@ def explain(
         return
     from quell.cli.record import print_record
 
-    print_record(console(), explanation, near_misses=near_misses, pending="" if offline else "no outcome yet")
+    print_record(console(), explanation, near_misses=near_misses, imagined=offline)
+
+
+def _imagine(files: list[str], event_file: str, detector: str, *, near_misses: bool) -> Explanation:
+    """The record a controller with these documents alone would make of this event."""
+    import msgspec
+
+    from quell.cli.documents import read_documents
+    from quell.controller.rulebook import as_documents, plan_apply
+    from quell.detectors import DETECTORS
+    from quell.evaluate import evaluate
+    from quell.matching.index import compile  # noqa: A004 - the word of the design
+    from quell.model.explanation import Explanation, facts
+
+    if detector not in DETECTORS:
+        raise typer.BadParameter(f"there are {', '.join(DETECTORS)}; got {detector}", param_hint="--detector")
+    _, documents = read_documents(files)
+    _, numbered = plan_apply({}, documents)
+    index = compile(as_documents(numbered.values()), revision=1)
+    raw = sys.stdin.buffer.read() if event_file == "-" else Path(event_file).read_bytes()
+    event = DETECTORS[detector].decode(raw.strip(), id=None, received=time.time())
+    if event.time is not None:
+        event = msgspec.structs.replace(event, received=event.time)
+    decision = evaluate(event, index, _able(event), event.received, near_misses=near_misses)
+    return Explanation(event=facts(event), decision=decision)
+
+
+def _able(event: Event) -> State:
+    """A fresh engine with one agent, on the event's machine, that can do everything."""
+    from quell.catalogue.table import ACTIONS
+    from quell.model.action import ActionClass
+    from quell.response.state import AgentFacts, State
+
+    state = State()
+    agent = AgentFacts(
+        id="agent",
+        node=event.subject.node or "",
+        machine_id=event.subject.machine_id or "",
+        boot_id=(event.subject.process.boot_id if event.subject.process else None) or "",
+        capabilities=frozenset(spec.word for spec in ACTIONS.values() if spec.action_class is ActionClass.AGENT),
+    )
+    state.set_agents([agent])
+    return state

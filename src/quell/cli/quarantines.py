@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -22,9 +23,10 @@ def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
         output,
         {
             "key": lambda quarantine: quarantine.get("key"),
-            "node": lambda quarantine: quarantine.get("node"),
-            "holders": lambda quarantine: quarantine.get("holders"),
-            "until": lambda quarantine: clock(quarantine.get("until")),
+            "node": lambda quarantine: quarantine["target"].get("node"),
+            "since": lambda quarantine: clock(quarantine.get("since")),
+            "in effect": lambda quarantine: quarantine.get("confirmed"),
+            "holders": _holders,
         },
         empty="nothing is in quarantine",
     )
@@ -39,3 +41,9 @@ def release(
     with connect(context) as client:
         client.release(key)
     print(f"released {key}")
+
+
+def _holders(quarantine: Mapping[str, Any]) -> list[str]:
+    return [
+        holder if until is None else f"{holder} until {clock(until)}" for holder, until in quarantine["holders"].items()
+    ]

@@ -5,10 +5,11 @@ SEMANTICS section 0.4. `quell explain`, the demonstration and the dry run print 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -50,30 +51,34 @@ _STYLE: Mapping[str, str] = {
 _ARROW = (" → ", "dim")
 
 
-def print_record(console: Console, explanation: Explanation, *, near_misses: bool = False, pending: str = "") -> None:
-    """pending: what to say of a granted action that has no outcome yet, such as "waiting for the agent"."""
+def print_record(
+    console: Console, explanation: Explanation, *, near_misses: bool = False, imagined: bool = False
+) -> None:
+    """imagined: decided from files, so that nothing was done and nothing is to come."""
     decision = explanation.decision
-    console.print(_event(explanation.event))
-    console.print()
-    if decision.matches:
-        console.print(_section("matched", (_match(match) for match in decision.matches)))
-    else:
-        console.print(_section("matched", (Text("no rule", "dim"),)))
+    sections = [_section("event", _event(explanation.event))]
+    sections.append(_section("matched", [_match(match) for match in decision.matches] or [Text("no rule", "dim")]))
+    if near_misses:
+        missed = [_near_miss(miss) for miss in decision.near_misses]
+        sections.append(_section("not matched", missed or [Text("no other rule of this category", "dim")]))
     if decision.suppressed:
-        console.print(_section("log", (Text("suppressed: kept out of notifications, syslog and webhooks"),)))
+        sections.append(_section("log", [Text("suppressed: kept out of notifications, syslog and webhooks")]))
     if decision.actions:
-        console.print(
-            _section("actions", (_action(record, explanation.outcomes, pending) for record in decision.actions))
+        pending = "" if imagined else "no outcome yet"
+        sections.append(
+            _section("actions", [_action(record, explanation.outcomes, pending) for record in decision.actions])
         )
     if explanation.flags:
-        console.print(_section("flags", (_flag(flag) for flag in explanation.flags)))
-    if near_misses:
-        missed = [_near_miss(miss) for miss in decision.near_misses] or [Text("no other rule of this category", "dim")]
-        console.print(_section("not matched", missed))
-    console.print(_section("decided", (_decided(explanation.event, decision),)))
+        sections.append(_section("flags", [_flag(flag) for flag in explanation.flags]))
+    sections.append(_section("decided", [_imagined() if imagined else _decided(explanation.event, decision)]))
+    with console.capture() as capture:
+        for section in sections:
+            console.print(section)
+    # The tables fill their cells with blanks, which nobody wants in a file or a copied text.
+    console.file.write(re.sub(r" +$", "", capture.get(), flags=re.MULTILINE))
 
 
-def _section(title: str, lines: Sequence[Any] | Iterator[Any]) -> Table:
+def _section(title: str, lines: Sequence[RenderableType]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(width=11, no_wrap=True, style="bold")
     table.add_column(overflow="fold")
@@ -82,7 +87,7 @@ def _section(title: str, lines: Sequence[Any] | Iterator[Any]) -> Table:
     return table
 
 
-def _event(event: Mapping[str, Any]) -> Table:
+def _event(event: Mapping[str, Any]) -> list[RenderableType]:
     level = str(event.get("level", ""))
     severe = level in {"Emergency", "Alert", "Critical", "Error"}
     name = Text(str(event.get("name", "")), "bold")
@@ -95,7 +100,7 @@ def _event(event: Mapping[str, Any]) -> Table:
         f" {category} from {event.get('source', '?')}, ",
         clock(event.get("time")),
     )
-    lines = [name, about]
+    lines: list[RenderableType] = [name, about]
     subject = describe_subject(event.get("subject") or {})
     if subject:
         lines.append(Text(subject))
@@ -103,7 +108,7 @@ def _event(event: Mapping[str, Any]) -> Table:
     if message and message != event.get("name"):
         lines.append(Text(str(message), "dim"))
     lines.append(Text(str(event.get("id", "")), "dim"))
-    return _section("event", lines)
+    return lines
 
 
 def describe_subject(subject: Mapping[str, Any]) -> str:
@@ -136,8 +141,8 @@ def _describe_process(process: Mapping[str, Any]) -> str:
     return f"process {process.get('name') or '?'}" + (f" ({inside})" if inside else "")
 
 
-def _match(match: Match) -> Any:
-    head = Text.assemble((match.ref, "cyan"), "  ", match.name)
+def _match(match: Match) -> RenderableType:
+    head = Text.assemble((match.ref, "cyan"), "  ", (match.name, "bold"))
     if not match.evidence:
         head.append("  (no criterion: everything of this category)", "dim")
         return head
@@ -149,24 +154,31 @@ def _match(match: Match) -> Any:
     return Group(head, Padding(evidence, (0, 0, 0, 2)))
 
 
-def _action(record: ActionRecord, outcomes: Sequence[Outcome], pending: str) -> Any:
+def _action(record: ActionRecord, outcomes: Sequence[Outcome], pending: str) -> RenderableType:
     head = Text(describe_action(record.action), "bold")
     if record.target is not None:
         head.append(f"  {describe_target(record.target)}", "default")
     if record.endpoints:
         head.append(f"  to {', '.join(record.endpoints)}", "default")
     course = Text.assemble(("asked by ", "dim"), (", ".join(record.asked_by), "cyan"), _ARROW, _status(record))
-    mine = [outcome for outcome in outcomes if outcome.id == record.id or outcome.id.startswith(f"{record.id}/")]
+    mine = _outcomes_of(record, outcomes)
     lines = [course]
     for outcome in mine:
         drawn = _outcome(outcome)
         if len(mine) == 1:
             course.append_text(Text.assemble(_ARROW, drawn))
         else:
-            lines.append(Text.assemble(_ARROW, (outcome.id.removeprefix(f"{record.id}/"), "bold"), " ", drawn))
+            lines.append(Text.assemble(_ARROW, (outcome.id.rpartition("/")[2], "bold"), " ", drawn))
     if not mine and record.status is Status.GRANTED and pending:
         course.append_text(Text.assemble(_ARROW, (pending, "dim")))
     return Group(head, Padding(Group(*lines), (0, 0, 0, 2)))
+
+
+def _outcomes_of(record: ActionRecord, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """A command has its record's id; a delivery that of its event, "webhook" and the endpoint's name."""
+    event_id = record.id.rpartition("/")[0]
+    ids = {record.id, *(f"{event_id}/webhook/{endpoint}" for endpoint in record.endpoints)}
+    return [outcome for outcome in outcomes if outcome.id in ids]
 
 
 def _status(record: ActionRecord) -> Text:
@@ -246,21 +258,14 @@ def _flag(flag: Flag) -> Text:
     return text
 
 
-def _near_miss(miss: NearMiss) -> Text:
-    got = (
-        Text.assemble(("got ", "dim"), (miss.got, "yellow"))
-        if miss.got is not None
-        else Text("the event has none", "yellow")
-    )
-    return Text.assemble(
-        (miss.ref, "cyan"),
-        f"  {miss.name}: ",
-        (miss.criterion, "bold"),
-        ("  expected ", "dim"),
-        miss.expected,
-        (", ", "dim"),
-        got,
-    )
+def _near_miss(miss: NearMiss) -> RenderableType:
+    got = Text.assemble("got ", (miss.got, "yellow")) if miss.got is not None else Text("the event has none", "yellow")
+    why = Text.assemble(miss.criterion, ("  expected ", "dim"), miss.expected, ", ", got)
+    return Group(Text.assemble((miss.ref, "cyan"), "  ", miss.name), Padding(why, (0, 0, 0, 2)))
+
+
+def _imagined() -> Text:
+    return Text("as if taken when it happened, by an engine without history and with an able agent", "dim")
 
 
 def _decided(event: Mapping[str, Any], decision: Decision) -> Text:

@@ -1,4 +1,4 @@
-"""tokens create."""
+"""tokens create, list and delete; login."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quell.cli.connection import connect
-from quell.cli.output import Format, Output, print_data
+from quell.cli.output import Format, Output, clock, print_data, print_rows
 from quell.durations import parse_duration
 
 app = typer.Typer(help="Tokens of people and detectors.", no_args_is_help=True)
@@ -38,3 +38,35 @@ def create(
         print(issued.token)
     else:
         print_data(issued, output)
+
+
+@app.command("list")
+def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
+    """Who has a token, and when it was last used."""
+    with connect(context) as client:
+        tokens = client.tokens()
+    print_rows(
+        tokens,
+        output,
+        {
+            "name": lambda token: token.get("name"),
+            "role": lambda token: token.get("role"),
+            "expires": lambda token: clock(token.get("expires")),
+            "last used": lambda token: clock(token.get("last_used")),
+        },
+        empty="no tokens",
+    )
+
+
+@app.command()
+def delete(context: typer.Context, name: Annotated[str, typer.Argument(help="Whose token.")]) -> None:
+    """Withdraw a token; it stops working within seconds."""
+    with connect(context) as client:
+        client.delete_token(name)
+    print(f"deleted {name}")
+
+
+def login(context: typer.Context) -> None:
+    """Print an address that logs a browser in once, to look at the latest events."""
+    with connect(context) as client:
+        print(client.login_link())

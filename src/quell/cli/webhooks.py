@@ -27,6 +27,7 @@ def deliveries(
         {
             "time": lambda row: clock(row.get("time")),
             "endpoint": lambda row: row.get("endpoint"),
+            "delivered": lambda row: row.get("delivered"),
             "status": lambda row: row.get("status"),
             "attempt": lambda row: row.get("attempt"),
             "id": lambda row: row.get("id"),
@@ -37,10 +38,14 @@ def deliveries(
 
 
 @app.command("dead-letters")
-def dead_letters(context: typer.Context, output: Output = Format.TABLE) -> None:
-    """What was given up on, and why."""
+def dead_letters(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many.")] = 20,
+    output: Output = Format.TABLE,
+) -> None:
+    """What was given up, and why."""
     with connect(context) as client:
-        rows = client.dead_letters()
+        rows = client.dead_letters(limit)
     print_rows(
         rows,
         output,

@@ -1,0 +1,103 @@
+"""The pages of docs/ that come from the code: `python -m quell.cli.reference FOLDER` writes them (`make docs`)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from quell.catalogue.names import NAMES
+from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA
+from quell.cli.exits import MEANINGS
+from quell.model.event import Category
+
+_NOTICE = "<!-- Written by `make docs` from the code; edit that instead. -->\n"
+_NEVER = (
+    "What a category can never have is refused when the rule is written. What one event cannot have is refused for that"
+    " event (`not-applicable`) while its other actions run."
+)
+
+
+def pages() -> Mapping[str, str]:
+    """File name -> text."""
+    return {"cli.md": commands(), "reference.md": tables()}
+
+
+def commands() -> str:
+    """Every command with its options, as Typer describes them, and the exit codes."""
+    typer = [sys.executable, "-m", "typer", "quell.cli.main", "utils", "docs", "--name", "quell"]
+    text = subprocess.run([*typer, "--title", "Command line"], check=True, capture_output=True, text=True).stdout
+    codes = _table(("exit code", "meaning"), ((str(code.value), meaning) for code, meaning in MEANINGS.items()))
+    return f"{_NOTICE}\n{text.replace('&#x27;', chr(39)).rstrip()}\n\n## Exit codes\n\n{codes}"
+
+
+def tables() -> str:
+    """Criteria, actions, who may ask for what, and the names of the catalogue."""
+    sections = [
+        f"{_NOTICE}\n# Reference\n",
+        "## Criteria\n\nWritten as `type:value` or `{type: ..., value: ...}`; a list as the value means any of them.\n",
+        _table(
+            ("criterion", "categories", "met when", "example"),
+            (
+                (
+                    f"`{spec.type}<key>`" if spec.type.endswith(":") else f"`{spec.type}`",
+                    "all" if spec.categories == frozenset(Category) else _words(spec.categories),
+                    spec.description,
+                    f"`{spec.example}`",
+                )
+                for spec in CRITERIA.values()
+            ),
+        ),
+        "## Actions\n\nWritten as a word or as `{word: {parameters}}`.\n",
+        _table(
+            ("action", "class", "does", "the event must give", "example"),
+            (
+                (
+                    f"`{spec.word}`",
+                    spec.action_class.value,
+                    spec.description,
+                    "; ".join(spec.needs) or "nothing",
+                    f"`{spec.example}`",
+                )
+                for spec in ACTIONS.values()
+            ),
+        ),
+        f"## Which category may ask for which action\n\n{_NEVER}\n",
+        _table(
+            ("action", *(f"`{category}`" for category in Category)),
+            ((f"`{action}`", *(cells[category] for category in Category)) for action, cells in ALLOWED.items()),
+        ),
+        "## Names\n\nRules may also use a detector's own names. Case does not count; `*`, `?` and ranges are globs.\n",
+        _table(
+            ("name", "category", "level", "meaning"),
+            (
+                (
+                    f"`{name.name}`" + (f" (also {_words(name.aliases)})" if name.aliases else ""),
+                    "/".join(part.value for part in (name.category, name.kind) if part),
+                    name.level.value,
+                    name.description,
+                )
+                for name in NAMES.values()
+            ),
+        ),
+    ]
+    return "\n".join(sections)
+
+
+def _words(words: Iterable[str]) -> str:
+    return ", ".join(f"`{word}`" for word in sorted(words))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def main(folder: Path) -> None:
+    for name, text in pages().items():
+        (folder / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
