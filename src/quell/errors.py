@@ -38,8 +38,9 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}: " if self.line else (f"{self.file}: " if self.file else "")
         path = f"{self.path}: " if self.path else ""
+        expected = f": expected {self.expected}" if self.expected and self.expected not in self.message else ""
         hint = f" (did you mean {self.nearest}?)" if self.nearest else ""
-        return f"{where}{path}{self.message}{hint}"
+        return f"{where}{path}{self.message}{expected}{hint}"
 
 
 class DocumentError(QuellError):

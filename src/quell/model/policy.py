@@ -68,4 +68,25 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rulesets: tuple[str, ...] = ()
     default: tuple[ResponseEntry, ...] = ()
     actions: tuple[ResponseEntry, ...] = ()
+    #: processPolicy, networkPolicy, disable..., allowedFlags: a JSON object, kept as written for the guardian.
+    opaque: str = ""
+    source: Source = Source()
+
+
+class RulesetRule(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    #: container::image, process::exe and the like.
+    target: str
+    #: False: denied.
+    allow: bool
+    values: tuple[str, ...]
+    selectors: tuple[Selector, ...] = ()
+
+
+class Ruleset(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What may run, by rules that policies share by the ruleset's name."""
+
+    name: str
+    uid: str = ""
+    type: PolicyType
+    rules: tuple[RulesetRule, ...] = ()
     source: Source = Source()

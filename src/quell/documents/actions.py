@@ -1,0 +1,156 @@
+"""Actions as rules and policies write them: a word, or {word: {parameters}}. SEMANTICS sections 0, 3 and 5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
+
+from msgspec import Struct
+
+from quell.catalogue.table import ACTIONS
+from quell.documents.reader import Fields, Value
+from quell.model.action import (
+    Action,
+    KillPod,
+    KillProcess,
+    KillProcessGroup,
+    KillProcessTree,
+    MakeOpsFlag,
+    MakeRedFlag,
+    Quarantine,
+    ReniceProcess,
+    SendWebhook,
+    Severity,
+    SuppressLog,
+)
+
+IMPACT_LIMIT = 100
+#: Of an ops flag's description, which is read as its impact.
+DESCRIPTION_LIMIT = 350
+#: Of a flag's content: in documents of other systems, and in ours.
+FOREIGN_CONTENT_LIMIT = 350
+CONTENT_LIMIT = 10_000
+
+
+class Written(Struct, frozen=True):
+    """An action, its word, and those of its fields that are not its own parameters (selectors, enabled)."""
+
+    word: str
+    action: Action | None
+    others: Fields
+
+
+def read_action(value: Value, *, foreign: bool, others: Collection[str] = ()) -> Written | None:
+    """One action. others: fields allowed beside its parameters. None: it is no known action at all."""
+    if value.is_mapping:
+        entries = value.entries()
+        if len(entries) != 1:
+            got = ", ".join(entries) or "none"
+            value.problem(
+                f"expected one action an entry, got {got}: write each as an entry of its own",
+                expected="one action",
+                got=got,
+            )
+            if not entries:
+                return None
+        written = [_written(word, parameters, foreign, others) for word, parameters in entries.items()]
+        return written[0]
+    word = value.text()
+    if not word:
+        return None
+    if word not in ACTIONS:
+        value.unknown("action", word, ACTIONS)
+        return None
+    required, _, _ = _PARAMETERS[word]
+    if required:
+        value.problem(
+            f'{word} needs {" and ".join(required)}: write "{ACTIONS[word].example}"',
+            expected=f"{word}: {{{', '.join(f'{name}: ...' for name in required)}}}",
+            got=word,
+        )
+        return Written(word, None, Fields())
+    return Written(word, _read(word, Fields(), foreign), Fields())
+
+
+def _written(word: str, parameters: Value, foreign: bool, others: Collection[str]) -> Written | None:
+    if word not in ACTIONS:
+        parameters.name_of_field.unknown("action", word, ACTIONS)
+        return None
+    required, optional, _ = _PARAMETERS[word]
+    if parameters.is_null and not required:
+        return Written(word, _read(word, Fields(), foreign), Fields())
+    fields = parameters.fields(required, (*optional, *others))
+    own = Fields((name, field) for name, field in fields.items() if name in required or name in optional)
+    action = _read(word, own, foreign) if own.keys() >= set(required) else None
+    return Written(word, action, Fields((name, field) for name, field in fields.items() if name not in own))
+
+
+def _read(word: str, fields: Fields, foreign: bool) -> Action | None:
+    return _PARAMETERS[word][2](fields, foreign)
+
+
+def _quarantine(fields: Fields, _foreign: bool) -> Action:
+    return Quarantine(
+        ttl=fields.duration("ttl"),
+        strict=fields.boolean("strict"),
+    )
+
+
+def _webhook(fields: Fields, _foreign: bool) -> Action:
+    return SendWebhook(endpoints=fields.texts("endpoints"))
+
+
+def _red_flag(fields: Fields, foreign: bool) -> Action | None:
+    severity = fields["severity"].choice(Severity, "severity")
+    impact, content, webhooks = _flag(fields, foreign)
+    if severity is None:
+        return None
+    return MakeRedFlag(severity=severity, impact=impact, content=content, webhooks=webhooks)
+
+
+def _ops_flag(fields: Fields, foreign: bool) -> Action | None:
+    severity = fields["severity"].choice(Severity, "severity")
+    impact, content, webhooks = _flag(fields, foreign)
+    if "description" in fields:
+        impact = fields["description"].text(empty=True, limit=DESCRIPTION_LIMIT)
+        if "impact" in fields:
+            fields["description"].name_of_field.problem("description is another word for impact: write one of them")
+    if severity is None:
+        return None
+    return MakeOpsFlag(severity=severity, impact=impact, content=content, webhooks=webhooks)
+
+
+def _flag(fields: Fields, foreign: bool) -> tuple[str, str, tuple[str, ...]]:
+    return (
+        fields.text("impact", limit=IMPACT_LIMIT),
+        fields.text("content", limit=FOREIGN_CONTENT_LIMIT if foreign else CONTENT_LIMIT),
+        fields.texts("webhooks"),
+    )
+
+
+def _kill_pod(fields: Fields, _foreign: bool) -> Action:
+    written = fields.get("grace_period", fields.get("gracePeriod"))
+    return KillPod(grace_period=written.integer(0, 86_400) if written else 0)
+
+
+def _renice(fields: Fields, _foreign: bool) -> Action:
+    return ReniceProcess(priority=fields["priority"].integer(-20, 19, quoted=True))
+
+
+#: Word -> required parameters, optional ones, and what makes the action of them.
+_PARAMETERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Fields, bool], Action | None]]] = (
+    MappingProxyType(
+        {
+            "quarantine": ((), ("ttl", "strict"), _quarantine),
+            "webhook": ((), ("endpoints",), _webhook),
+            "suppress-log": ((), (), lambda _fields, _foreign: SuppressLog()),
+            "makeRedFlag": (("severity",), ("impact", "content", "webhooks"), _red_flag),
+            "makeOpsFlag": (("severity",), ("impact", "content", "webhooks", "description"), _ops_flag),
+            "agentKillProcess": ((), (), lambda _fields, _foreign: KillProcess()),
+            "agentKillProcessGroup": ((), (), lambda _fields, _foreign: KillProcessGroup()),
+            "agentKillProcessTree": ((), (), lambda _fields, _foreign: KillProcessTree()),
+            "agentKillPod": ((), ("grace_period", "gracePeriod"), _kill_pod),
+            "agentReniceProcess": (("priority",), (), _renice),
+        }
+    )
+)

@@ -1,0 +1,193 @@
+"""The model as documents: what to_document makes loads back to an equal value (its source apart)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import yaml
+from msgspec.structs import fields as struct_fields
+
+from quell.documents.actions import IMPACT_LIMIT
+from quell.documents.load import OURS, Thing
+from quell.documents.webhook import HIDDEN
+from quell.durations import format_duration, parse_duration
+from quell.model.action import Action, MakeOpsFlag, MakeRedFlag, Quarantine, word
+from quell.model.policy import Operator, Policy, ResponseEntry, Ruleset, RulesetRule, Selector, SelectorKind
+from quell.model.rule import Criterion, Group, Rule, Webhook, WebhookFilter
+
+_LABELS = (SelectorKind.POD, SelectorKind.NAMESPACE)
+
+
+def to_document(thing: Thing, secrets: bool = False) -> dict[str, Any]:
+    """A quell.dev/v1 document. Without secrets, a webhook's secret and header values are replaced by a placeholder.
+
+    The placeholder is refused when it is applied, so that a document that was shown cannot overwrite the real value.
+    """
+    match thing:
+        case Rule():
+            return _document("ResponseRule", {"name": thing.name}, _rule(thing))
+        case Group():
+            criteria = [msgspec.to_builtins(criterion) for criterion in thing.criteria]
+            return _document("Group", {"name": thing.name}, _filled(comment=thing.comment, criteria=criteria))
+        case Webhook():
+            return _document("Webhook", {"name": thing.name}, _webhook(thing, secrets))
+        case Policy():
+            metadata = _filled(name=thing.name, type=thing.type.value, uid=thing.uid)
+            return _document("Policy", metadata, _policy(thing))
+        case Ruleset():
+            metadata = _filled(name=thing.name, type=thing.type.value, uid=thing.uid)
+            return _document("Ruleset", metadata, {"rules": [_ruleset_rule(rule) for rule in thing.rules]})
+
+
+def dump_yaml(things: Iterable[Thing], secrets: bool = False) -> str:
+    """The documents of these as one YAML text."""
+    return "---\n".join(
+        yaml.dump(
+            to_document(thing, secrets),
+            Dumper=_Dumper,
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=False,
+            width=120,
+        )
+        for thing in things
+    )
+
+
+class _Dumper(yaml.CSafeDumper):
+    def ignore_aliases(self, _data: object) -> bool:
+        """Each document is complete where it stands: equal values are written out again."""
+        return True
+
+
+def _document(kind: str, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": OURS, "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _filled(**fields: Any) -> dict[str, Any]:
+    """The fields that say anything: what is empty, false or nought is what a missing field means."""
+    return {name: value for name, value in fields.items() if value}
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    # A category with a kind is written as the kind: incident, threat or violation.
+    return {
+        **_filled(id=rule.id),
+        "event": (rule.kind or rule.category).value,
+        **_filled(group=rule.group, criteria=[_criterion(criterion) for criterion in rule.criteria]),
+        "actions": [_action(action) for action in rule.actions],
+        **_filled(
+            webhooks=list(rule.webhooks),
+            disable=rule.disabled,
+            comment=rule.comment,
+            cfg_type=_unless_default(rule, "cfg_type"),
+            mode=_unless_default(rule, "mode"),
+            cooldown=_duration(rule.cooldown),
+            limit=f"{rule.limit[0]}/{_duration(rule.limit[1])}" if rule.limit else "",
+            max_age=_duration(rule.max_age),
+            allow_broad=rule.allow_broad,
+            approval=rule.approval,
+        ),
+    }
+
+
+def _criterion(criterion: Criterion) -> str | dict[str, Any]:
+    [first, *others] = criterion.values
+    if others or first != first.strip():
+        return {"type": criterion.type, "value": list(criterion.values)}
+    return f"{criterion.type}:{first}"
+
+
+def _action(action: Action) -> str | dict[str, Any]:
+    parameters = _parameters(action)
+    return {word(action): parameters} if parameters else word(action)
+
+
+def _parameters(action: Action) -> dict[str, Any]:
+    parameters: dict[str, Any] = msgspec.to_builtins(action)
+    del parameters["type"]
+    if isinstance(action, Quarantine) and action.ttl is not None:
+        parameters["ttl"] = _duration(action.ttl)
+    if isinstance(action, MakeOpsFlag) and len(action.impact) > IMPACT_LIMIT:
+        parameters["description"] = parameters.pop("impact")
+    if isinstance(action, MakeRedFlag | MakeOpsFlag) and "webhooks" in parameters:
+        parameters["webhooks"] = list(action.webhooks)
+    return parameters
+
+
+def _webhook(webhook: Webhook, secrets: bool) -> dict[str, Any]:
+    spec: dict[str, Any] = msgspec.to_builtins(webhook)
+    for field in ("name", "source"):
+        spec.pop(field, None)
+    if webhook.filter == WebhookFilter():
+        spec.pop("filter", None)
+    if not secrets and webhook.secret:
+        spec["secret"] = HIDDEN
+    if not secrets and webhook.headers:
+        spec["headers"] = dict.fromkeys(webhook.headers, HIDDEN)
+    return spec
+
+
+def _policy(policy: Policy) -> dict[str, Any]:
+    spec: dict[str, Any] = {"mode": policy.mode.value}
+    if not policy.enabled:
+        spec["enabled"] = False
+    spec |= {selector.kind.value: _selector(selector) for selector in policy.scope}
+    if policy.type.value == "cluster" or policy.rulesets:
+        spec["rulesets"] = list(policy.rulesets)
+    if policy.opaque:
+        spec |= msgspec.json.decode(policy.opaque)
+    if policy.type.value != "trace":
+        spec["response"] = {
+            "default": [_entry(entry) for entry in policy.default],
+            "actions": [_entry(entry) for entry in policy.actions],
+        }
+    return spec
+
+
+def _entry(entry: ResponseEntry) -> dict[str, Any]:
+    parameters = _parameters(entry.action)
+    if not entry.enabled:
+        parameters["enabled"] = False
+    parameters |= {selector.kind.value: _selector(selector) for selector in entry.selectors}
+    return {word(entry.action): parameters}
+
+
+def _ruleset_rule(rule: RulesetRule) -> dict[str, Any]:
+    return {
+        "target": rule.target,
+        "verb": "allow" if rule.allow else "deny",
+        "values": list(rule.values),
+        **{selector.kind.value: _selector(selector) for selector in rule.selectors},
+    }
+
+
+def _selector(selector: Selector) -> dict[str, Any]:
+    """Leading plain requirements in the short form, all others, so that the order stays, as expressions."""
+    simple: dict[str, str] = {}
+    expressions: list[dict[str, Any]] = []
+    for one in selector.requirements:
+        if one.operator is Operator.IN and len(one.values) == 1 and not expressions and one.key not in simple:
+            simple[one.key] = one.values[0]
+        else:
+            values = {"values": list(one.values)} if one.values else {}
+            expressions.append({"key": one.key, "operator": one.operator.value, **values})
+    labels = selector.kind in _LABELS
+    names = ("matchLabels", "matchExpressions") if labels else ("matchFields", "matchFieldsExpressions")
+    return {name: part for name, part in zip(names, (simple, expressions), strict=True) if part}
+
+
+def _unless_default(rule: Rule, name: str) -> str:
+    value = getattr(rule, name)
+    default = next(field.default for field in struct_fields(rule) if field.name == name)
+    return "" if value == default else str(value)
+
+
+def _duration(seconds: float | None) -> str | float | None:
+    """30s, 5m, 2h or 1d where that is exact, else the number of seconds."""
+    if seconds is None:
+        return None
+    text = format_duration(seconds)
+    return text if parse_duration(text) == seconds else seconds
