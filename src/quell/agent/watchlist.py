@@ -181,7 +181,7 @@ class _Compiled:
 
 def _names_of(execution: Execution) -> list[str]:
     """Every name an execution goes by, the most telling first, none twice."""
-    program = _base(execution.exe.removesuffix(" (deleted)"))
+    program = _base(execution.exe).removeprefix("memfd:")
     names = [program, execution.name]
     if execution.arguments:
         # A login shell's name starts with a dash.
