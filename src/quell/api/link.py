@@ -170,7 +170,7 @@ class AgentLinks:
         _log.info("agent disconnected", agent=agent, node=link.hello.node, reason=why)
 
 
-class _Gone(Exception):  # noqa: N818 - the ordinary end of a link
+class _Gone(Exception):
     """The other end closed the connection."""
 
 

@@ -41,7 +41,7 @@ _CARRIERS = tuple(
 _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 
 
-class AddressRefused(Exception):  # noqa: N818 - a decision about an address, not a fault
+class AddressRefused(Exception):
     """The endpoint's name leads only to addresses that may not be connected to."""
 
 

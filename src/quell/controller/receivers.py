@@ -54,7 +54,7 @@ class Answer(Struct, frozen=True, kw_only=True):
     duration: float = 0.0
 
 
-class _Impossible(Exception):  # noqa: N818 - carries an answer, is no fault
+class _Impossible(Exception):
     """The request cannot be made as the endpoint is configured."""
 
 
