@@ -199,12 +199,15 @@ class Executor:
     def _open(self, command: Command, target: NetworkTarget) -> _Result:
         self.ledger.begin(command)
         point("agent.before-action")
-        opened, lost = self.quarantines.open(target)
+        done = self.quarantines.open(target)
         point("agent.after-action")
-        facts: dict[str, str | int | float | list[int]] = {"namespaces": opened}
-        if lost and not opened:
+        facts: dict[str, str | int | float | list[int]] = {"namespaces": done.opened}
+        if done.held:
+            facts["still_held"] = done.held
+        if done.lost and not done.opened and not done.held:
             return OutcomeStatus.GONE, Reason.GONE, "the network namespace is no longer there", facts, (target.key,)
-        return OutcomeStatus.DONE, None, "" if opened else "nothing was closed", facts, (target.key,)
+        why = "" if done.opened else "another quarantine still holds it" if done.held else "nothing was closed"
+        return OutcomeStatus.DONE, None, why, facts, (target.key,)
 
     def _find(self, target: ProcessTarget) -> tuple[int, Facts]:
         """A handle of exactly the process meant, and its facts; every reason against it is Refused."""

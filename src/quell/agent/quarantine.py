@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from quell.agent.kernel import Isolation, Kernel
 from quell.agent.ledger import Closed, Ledger
@@ -20,6 +21,14 @@ from quell.model.decision import Command, OutcomeStatus, Reason
 from quell.model.subject import NetworkTarget, ProcessTarget
 
 Told = dict[str, str | int | float | list[int]]
+
+
+class Opened(NamedTuple):
+    """Inodes of network namespaces: opened now, still held by another quarantine, and no longer there."""
+
+    opened: list[int]
+    held: list[int]
+    lost: list[int]
 
 
 class Quarantines:
@@ -65,8 +74,8 @@ class Quarantines:
         closed = _closed(action, target.key, ((inode, each.cookie) for inode, each in done.items()), before, now)
         return _told(done), closed
 
-    def open(self, target: NetworkTarget) -> tuple[list[int], list[int]]:
-        """Open what is closed under the target's key: inodes that were opened, and those that are no longer there."""
+    def open(self, target: NetworkTarget) -> Opened:
+        """Open what is closed under the target's key."""
         with self._lock:
             if closed := self._closed(target.key):
                 return self._open(closed)
@@ -74,10 +83,11 @@ class Quarantines:
             try:
                 handles = self._resolve(target)
             except Refused:
-                return [], []
+                return Opened([], [], [])
             try:
                 held = self._held(except_key=target.key)
-                return [i for i, handle in handles.items() if i not in held and self._kernel.release(handle)], []
+                opened = [i for i, handle in handles.items() if i not in held and self._kernel.release(handle)]
+                return Opened(opened, [i for i in handles if i in held], [])
             finally:
                 for handle in handles.values():
                     self._kernel.close(handle)
@@ -115,24 +125,25 @@ class Quarantines:
     def _strict(self, inode: int) -> bool:
         return self._held(except_key="").get(inode, False)
 
-    def _open(self, closed: Closed) -> tuple[list[int], list[int]]:
-        opened, lost = [], []
+    def _open(self, closed: Closed) -> Opened:
+        done = Opened([], [], [])
         held = self._held(except_key=closed.key)
         for inode, cookie in closed.namespaces:
             handle = self._kernel.find_namespace(inode)
             if handle is None:
-                lost.append(inode)
+                done.lost.append(inode)
                 continue
             try:
                 if inode in held:
-                    self._kernel.isolate(handle, strict=held[inode])  # another quarantine holds it still
+                    self._kernel.isolate(handle, strict=held[inode])
+                    done.held.append(inode)
                 elif self._kernel.release(handle, cookie=cookie):
-                    opened.append(inode)
+                    done.opened.append(inode)
                 else:
-                    lost.append(inode)
+                    done.lost.append(inode)
             finally:
                 self._kernel.close(handle)
-        return opened, lost
+        return done
 
     def _undo(self, handles: dict[int, int], key: str, before: Closed | None) -> None:
         """Nothing stays half closed: what was open before is opened again."""

@@ -1,0 +1,108 @@
+"""How long the agent needs to close a network namespace, and to open it again.
+
+Run as root: PYTHONPATH=src python bench/bench_isolation.py [ROUNDS]. It makes a namespace with one end of a cable, closes
+and opens it ROUNDS times (200), each time as for the first time, and removes what it made. Printed in milliseconds:
+the namespace alone (what an agent does to the kernel), the whole of a command by process (identity, protection, ledger
+with fdatasync, namespace, ledger), and a bare fdatasync of this disk to compare with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from quell.agent.executor import Executor
+from quell.agent.ledger import Ledger
+from quell.agent.linux import namespace
+from quell.agent.linux.kernel import LinuxKernel
+from quell.agent.proc import HZ, pids, read_process
+from quell.agent.protected import Protected
+from quell.model.action import AgentAction, Quarantine, ReleaseQuarantine
+from quell.model.decision import Command, OutcomeStatus
+from quell.model.subject import NetworkTarget
+
+#: The target: half of the closings of a namespace within a millisecond.
+TARGET_MS = 1.0
+
+
+def timed(work: Callable[[], object], times: list[float]) -> None:
+    started = time.perf_counter()
+    work()
+    times.append((time.perf_counter() - started) * 1000)
+
+
+def show(what: str, times: list[float]) -> float:
+    ordered = sorted(times)
+    p50, p90, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * part))] for part in (0.5, 0.9, 0.99))
+    print(f"{what:<34} p50 {p50:7.3f}   p90 {p90:7.3f}   p99 {p99:7.3f}   ms   n {len(ordered)}")
+    return p50
+
+
+def bench(rounds: int) -> bool:
+    name = f"quell-bench-{os.getpid()}"
+    with contextlib.ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=Path.cwd())))
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        cleanup.callback(subprocess.run, ["ip", "netns", "del", name], check=False)
+        for line in ("link add eth0 type veth peer name peer0", "link set eth0 up", "link set peer0 up"):
+            subprocess.run(["ip", "-n", name, *line.split()], check=True)
+        victim = subprocess.Popen(["nsenter", f"--net=/run/netns/{name}", "sleep", "3600"])
+        cleanup.callback(victim.wait)
+        cleanup.callback(victim.kill)
+        opened = os.open(f"/run/netns/{name}", os.O_RDONLY)
+        cleanup.callback(os.close, opened)
+        while (facts := read_process(victim.pid)) is None or facts.process.name != "sleep":
+            time.sleep(0.001)
+        time.sleep(3 / HZ)
+
+        close, open_again = [], []
+        for _ in range(rounds):
+            timed(lambda: namespace.isolate(opened, strict=False), close)
+            timed(lambda: namespace.release(opened), open_again)
+
+        ledger = Ledger(folder / "ledger")
+        cleanup.callback(ledger.close)
+        executor = Executor(LinuxKernel(), ledger, Protected.load())
+        count = iter(range(10 * rounds))
+
+        def execute(action: AgentAction, target: NetworkTarget) -> None:
+            now = time.time()
+            command = Command(
+                id=f"b/{next(count)}", agent="a", action=action, target=target, issued=now, expires=now + 30, nonce="n"
+            )
+            outcome = executor.execute(command)
+            assert outcome.status is OutcomeStatus.DONE, outcome
+
+        whole_close, whole_open = [], []
+        target = NetworkTarget(node="n", key="bench", process=facts.process, seen=time.time())
+        for _ in range(rounds):
+            timed(lambda: execute(Quarantine(), target), whole_close)
+            timed(lambda: execute(ReleaseQuarantine(), target), whole_open)
+
+        sync = []
+        file = os.open(folder / "sync", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        cleanup.callback(os.close, file)
+        for _ in range(rounds):
+            os.write(file, bytes(300))
+            timed(lambda: os.fdatasync(file), sync)
+
+    print(f"{os.cpu_count()} cores, Linux {os.uname().release}, {len(pids())} processes")
+    p50 = show("close a namespace", close)
+    show("open it again", open_again)
+    show("quarantine, whole command", whole_close)
+    show("release, whole command", whole_open)
+    show("one fdatasync of 300 bytes", sync)
+    print(f"target: close a namespace at p50 within {TARGET_MS} ms: {'reached' if p50 <= TARGET_MS else 'MISSED'}")
+    return p50 <= TARGET_MS
+
+
+if __name__ == "__main__":
+    if os.geteuid() != 0:
+        sys.exit("needs root to make a network namespace")
+    sys.exit(0 if bench(int(sys.argv[1]) if len(sys.argv) > 1 else 200) else 1)

@@ -1,0 +1,179 @@
+"""What every kernel does: the one of this machine, and the one that only writes down, alone or in front of the first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from quell.agent.cgroup import Placement
+from quell.agent.kernel import Kernel
+from quell.agent.linux.kernel import LinuxKernel
+from quell.agent.proc import Facts, boot_id
+from quell.agent.recording import RecordingKernel
+from quell.model.subject import Process
+
+NOBODY = 2**22 + 1  # above the highest pid there can be
+
+
+class Machine(NamedTuple):
+    kernel: Kernel
+    #: A process that may be killed.
+    pid: int
+    #: Whether the process is really gone once it is killed.
+    real: bool
+
+
+@pytest.fixture(params=["linux", "recording", "recording-linux"])
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    if request.param == "recording":
+        process = Process(pid=77, start_ticks=5, start_time=1.0, boot_id=boot_id(), name="x", exe="/x", uid=0, netns=9)
+        facts = Facts(
+            process=process,
+            placement=Placement(containers=("ab" * 32,), paths=("/",)),
+            exe_id=None,
+            kernel_thread=False,
+            ended=False,
+        )
+        yield Machine(RecordingKernel(processes=[facts], host_namespaces=[1]), 77, real=False)
+        return
+    sleeper = subprocess.Popen(["/bin/sleep", "300"])
+    try:
+        real = request.param == "linux"
+        yield Machine(LinuxKernel() if real else RecordingKernel(LinuxKernel()), sleeper.pid, real)
+        if not real:
+            assert sleeper.poll() is None, "a dry run has killed a process"
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_a_process_that_is_there(machine: Machine) -> None:
+    kernel, pid, _ = machine
+    facts = kernel.facts(pid)
+    assert facts is not None
+    assert facts.process.pid == pid
+    assert facts.process.start_ticks is not None
+    assert kernel.netns(pid) == facts.netns
+    assert facts.netns is not None
+    assert pid in kernel.residents(facts.netns)
+    handle = kernel.open_process(pid)
+    assert handle is not None
+    assert not kernel.wait_ended(handle, 0)
+    kernel.close(handle)
+
+
+def test_a_process_that_is_not_there(machine: Machine) -> None:
+    kernel = machine.kernel
+    assert kernel.facts(NOBODY) is None
+    assert kernel.open_process(NOBODY) is None
+    assert kernel.netns(NOBODY) is None
+    assert kernel.open_namespace(NOBODY) is None
+    assert kernel.find_namespace(3) is None
+    assert kernel.members(container_id="0" * 64) == []
+
+
+def test_a_killed_process_is_gone(machine: Machine) -> None:
+    kernel, pid, _ = machine
+    handle = kernel.open_process(pid)
+    assert handle is not None
+    kernel.kill(handle)
+    assert kernel.wait_ended(handle, 5)
+    facts = kernel.facts(pid)
+    assert facts is None or facts.ended
+    kernel.close(handle)
+
+
+def test_renice_tells_the_priority_before(machine: Machine) -> None:
+    kernel, pid, real = machine
+    before = kernel.renice(pid, 5)
+    assert kernel.renice(pid, 7) == 5
+    assert before == 0
+    if real:
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 7
+
+
+def test_only_a_kept_handle_of_the_pid_is_adopted(machine: Machine) -> None:
+    kernel, pid, _ = machine
+    reader, writer = os.pipe()
+    try:
+        assert kernel.adopt_process(reader, pid) is None
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert kernel.adopt_process(reader, pid) is None
+    if pid != 77:
+        kept = os.pidfd_open(pid)
+        handle = kernel.adopt_process(kept, pid)
+        assert handle is not None
+        assert handle != kept
+        assert kernel.adopt_process(kept, os.getpid()) is None
+        os.close(kept)
+        assert not kernel.wait_ended(handle, 0)
+        kernel.close(handle)
+
+
+def test_a_namespace_is_found_by_process_and_by_inode(machine: Machine) -> None:
+    kernel, pid, _ = machine
+    inode = kernel.netns(pid)
+    assert inode is not None
+    for handle in (kernel.open_namespace(pid), kernel.find_namespace(inode)):
+        assert handle is not None
+        assert kernel.inode(handle) == inode
+        kernel.close(handle)
+    assert kernel.host_namespaces()
+    assert not kernel.host_namespaces() & set(kernel.namespaces())
+
+
+def test_capabilities_name_known_actions(machine: Machine) -> None:
+    found = machine.kernel.capabilities()
+    assert "agentKillProcess" in found.words
+    assert all(limit.strip() for limit in found.limits)
+
+
+@pytest.mark.parametrize("kind", ["linux", "recording"])
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make network namespaces")
+def test_closing_and_opening_a_namespace_twice_is_once(kind: str) -> None:
+    kernel: Kernel = LinuxKernel() if kind == "linux" else RecordingKernel(LinuxKernel())
+    # Its own namespace, with a loopback and nothing else.
+    process = subprocess.Popen(["unshare", "--net", "/bin/sh", "-c", "echo; exec sleep 300"], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        handle = kernel.open_namespace(process.pid)
+        assert handle is not None
+        assert kernel.inode(handle) in kernel.namespaces()
+        assert kernel.release(handle) is False
+        first = kernel.isolate(handle, strict=False)
+        assert kernel.isolate(handle, strict=True).cookie == first.cookie != 0
+        assert kernel.release(handle, cookie=first.cookie + 1) is False
+        assert kernel.release(handle, cookie=first.cookie) is True
+        assert kernel.release(handle) is False
+        kernel.close(handle)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_dry_run_writes_down_what_would_have_been_done() -> None:
+    with subprocess.Popen(["/bin/sleep", "300"]) as process:
+        try:
+            kernel = RecordingKernel(LinuxKernel())
+            handle = kernel.open_process(process.pid)
+            assert handle is not None
+            facts = kernel.facts(process.pid)
+            assert facts is not None
+            kernel.renice(process.pid, 3)
+            kernel.kill(handle)
+            assert [(deed.action, deed.pid, deed.start_ticks, deed.priority) for deed in kernel.deeds] == [
+                ("agentReniceProcess", process.pid, facts.process.start_ticks, 3),
+                ("agentKillProcess", process.pid, facts.process.start_ticks, None),
+            ]
+            assert process.poll() is None
+            kernel.close(handle)
+        finally:
+            process.kill()

@@ -1,0 +1,318 @@
+"""Kills of real processes: the right one dies, any doubt and it lives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from quell.agent.executor import Executor
+from quell.agent.ledger import Ledger
+from quell.agent.linux.kernel import LinuxKernel
+from quell.agent.proc import HZ, read_process
+from quell.agent.protected import Protected, ProtectedList
+from quell.model.action import KillProcess, ReniceProcess
+from quell.model.decision import Command, OutcomeStatus, Reason
+from quell.model.subject import Process, ProcessTarget
+
+DONE, GONE, REFUSED = OutcomeStatus.DONE, OutcomeStatus.GONE, OutcomeStatus.REFUSED
+
+_count = iter(range(1, 1_000_000))
+
+
+def command(process: Process, *, seen: float | None = None, action: Any = None, **target: Any) -> Command:
+    now = time.time()
+    return Command(
+        id=f"test/{next(_count)}",
+        agent="a",
+        action=action or KillProcess(),
+        target=ProcessTarget(node="n", process=process, seen=now if seen is None else seen, **target),
+        issued=now,
+        expires=now + 30,
+        nonce="n",
+    )
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[Executor]:
+    ledger = Ledger(tmp_path / "ledger")
+    yield Executor(LinuxKernel(), ledger, Protected.load())
+    ledger.close()
+
+
+class Victim:
+    """A process of our own, old enough for its start to lie more than a tick back."""
+
+    def __init__(self, *command: str, executable: str | None = None) -> None:
+        self.process = subprocess.Popen(
+            command or ("/bin/sleep", "300"), executable=executable, stdin=subprocess.DEVNULL
+        )
+        self.pid = self.process.pid
+        time.sleep(2.5 / HZ)
+
+    def facts(self) -> Process:
+        facts = read_process(self.pid)
+        assert facts is not None
+        return facts.process
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+
+@pytest.fixture
+def victim() -> Iterator[Victim]:
+    victim = Victim()
+    try:
+        yield victim
+    finally:
+        victim.process.kill()
+        victim.process.wait()
+
+
+def test_the_process_meant_dies_at_once(executor: Executor, victim: Victim) -> None:
+    outcome = executor.execute(command(victim.facts()))
+    assert (outcome.status, outcome.reason) == (DONE, None)
+    assert victim.process.wait(0) == -signal.SIGKILL
+    assert outcome.facts["pid"] == victim.pid
+    assert outcome.facts["exe"] == str(Path("/bin/sleep").resolve())
+    assert outcome.duration is not None
+    assert 0 < float(str(outcome.facts["seconds_to_gone"])) < outcome.duration < 2
+
+
+def test_what_a_detector_knows_is_enough(executor: Executor, victim: Victim) -> None:
+    # Falco gives the start in epoch seconds, the path and the user.
+    full = victim.facts()
+    assert (
+        executor.execute(
+            command(Process(pid=full.pid, start_time=full.start_time, exe=full.exe, uid=full.uid, user=full.user))
+        ).status
+        is DONE
+    )
+    assert victim.process.wait(5) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"start_ticks": 1},
+        {"start_time": 1.0},
+        {"start_ticks": None, "start_time": None},
+        {"boot_id": "another"},
+        {"exe": "/bin/true"},
+        {"uid": 4321},
+        {"user": "nobody-of-that-name"},
+    ],
+)
+def test_one_wrong_fact_and_it_lives(executor: Executor, victim: Victim, wrong: dict[str, Any]) -> None:
+    outcome = executor.execute(command(msgspec.structs.replace(victim.facts(), **wrong)))
+    assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
+    assert str(victim.pid) in outcome.explanation
+    outcome = executor.execute(command(victim.facts(), container_id="ab" * 32))
+    assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
+    assert victim.is_alive
+
+
+def test_a_reused_pid_is_another_process(executor: Executor, victim: Victim) -> None:
+    """A process of the same pid that started a tick later than the one meant, such as the kernel makes by wrapping pids."""
+    facts = victim.facts()
+    assert facts.start_ticks is not None
+    earlier = msgspec.structs.replace(facts, start_ticks=facts.start_ticks - 1, start_time=None)
+    outcome = executor.execute(command(earlier))
+    assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
+    assert "given to another process" in outcome.explanation
+    assert victim.is_alive
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to choose a pid")
+def test_a_pid_really_given_again_is_refused(executor: Executor) -> None:
+    first = Victim()
+    meant = first.facts()
+    first.process.kill()
+    first.process.wait()
+    assert meant.pid is not None
+    # The machine's next pid is set just below the one meant, and taken at once.
+    second = None
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    try:
+        for _ in range(50):
+            last.write_text(str(meant.pid - 1))
+            second = Victim()
+            if second.pid == meant.pid:
+                break
+            second.process.kill()
+            second.process.wait()
+            second = None
+        if second is None:
+            pytest.skip("other processes of this machine took the pid each time")
+        outcome = executor.execute(command(meant))
+        assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
+        assert second.is_alive
+    finally:
+        if second:
+            second.process.kill()
+            second.process.wait()
+
+
+def test_an_execution_changes_the_executable_and_not_the_start(executor: Executor) -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "read line; exec sleep 300"], stdin=subprocess.PIPE) as process:
+        try:
+            time.sleep(2.5 / HZ)
+            before = read_process(process.pid)
+            assert before is not None
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            deadline = time.monotonic() + 5
+            while (
+                (after := read_process(process.pid)) and after.process.name != "sleep" and time.monotonic() < deadline
+            ):
+                time.sleep(0.001)
+            assert after is not None
+            assert after.process.start_ticks == before.process.start_ticks
+            outcome = executor.execute(command(before.process))
+            assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
+            assert process.poll() is None
+            assert executor.execute(command(after.process)).status is DONE
+        finally:
+            process.kill()
+
+
+def test_a_process_as_young_as_the_event_needs_a_kept_handle(tmp_path: Path, victim: Victim) -> None:
+    facts = victim.facts()
+    assert facts.start_time is not None
+    ledger = Ledger(tmp_path / "ledger")
+    kept = os.pidfd_open(victim.pid)
+    try:
+        strict = Executor(LinuxKernel(), ledger, Protected.load())
+        outcome = strict.execute(command(facts, seen=facts.start_time + 0.5 / HZ))
+        assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
+        assert "clock tick" in outcome.explanation
+        sensing = Executor(LinuxKernel(), ledger, Protected.load(), kept={victim.pid: kept}.get)
+        assert sensing.execute(command(facts, seen=facts.start_time + 0.5 / HZ)).status is DONE
+        os.fstat(kept)  # it stays the sensor's
+    finally:
+        os.close(kept)
+        ledger.close()
+
+
+def test_a_process_that_ended_is_gone(executor: Executor) -> None:
+    victim = Victim()
+    facts = victim.facts()
+    victim.process.kill()
+    deadline = time.monotonic() + 5
+    while (zombie := read_process(victim.pid)) and not zombie.ended and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert executor.execute(command(facts)).status is GONE, "it has ended and is not reaped yet"
+    victim.process.wait()
+    assert executor.execute(command(facts)).status is GONE
+
+
+def test_a_deleted_program_is_found_by_its_path(executor: Executor, tmp_path: Path) -> None:
+    program = tmp_path / "payload"
+    shutil.copy("/bin/sleep", program)
+    victim = Victim("payload", "300", executable=str(program))
+    try:
+        facts = victim.facts()
+        program.unlink()
+        assert victim.facts().content == "deleted"
+        assert executor.execute(command(facts)).status is DONE
+    finally:
+        victim.process.kill()
+        victim.process.wait()
+
+
+def test_protected_processes_live(tmp_path: Path, executor: Executor) -> None:
+    program = tmp_path / "daemon"
+    shutil.copy("/bin/sleep", program)
+    ledger = Ledger(tmp_path / "other")
+    guarded = Executor(LinuxKernel(), ledger, Protected(ProtectedList(executables={"*": (str(program),)})))
+    victim = Victim("anything", "300", executable=str(program))
+    try:
+        outcome = guarded.execute(command(victim.facts()))
+        assert (outcome.status, outcome.reason) == (REFUSED, Reason.PROTECTED)
+        assert victim.is_alive
+    finally:
+        victim.process.kill()
+        victim.process.wait()
+        ledger.close()
+    for pid in (1, os.getpid()):
+        facts = read_process(pid)
+        assert facts is not None
+        outcome = executor.execute(command(facts.process))
+        assert (outcome.status, outcome.reason) == (REFUSED, Reason.PROTECTED)
+
+
+def test_renice_reaches_every_thread_and_records_the_inverse(executor: Executor) -> None:
+    code = "import threading, time\nthreading.Thread(target=time.sleep, args=(300,), daemon=True).start()\nprint(flush=True)\ntime.sleep(300)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(2.5 / HZ)
+            facts = read_process(process.pid)
+            assert facts is not None
+            outcome = executor.execute(command(facts.process, action=ReniceProcess(priority=11)))
+            assert outcome.status is DONE
+            assert outcome.facts["previous_priority"] == os.getpriority(os.PRIO_PROCESS, 0)
+            threads = [int(each.name) for each in Path(f"/proc/{process.pid}/task").iterdir()]
+            assert len(threads) == 2
+            assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {11}
+        finally:
+            process.kill()
+
+
+_AGENT = """
+import sys
+import msgspec
+from pathlib import Path
+from quell.agent.executor import Executor
+from quell.agent.ledger import Ledger
+from quell.agent.linux.kernel import LinuxKernel
+from quell.agent.protected import Protected
+from quell.model.decision import Command
+executor = Executor(LinuxKernel(), Ledger(Path(sys.argv[1])), Protected.load())
+print(executor.execute(msgspec.json.decode(sys.stdin.buffer.read(), type=Command)).status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "lives"),
+    [
+        ("agent.ledger-before-write", True),
+        ("agent.ledger-after-write", True),
+        ("agent.before-action", True),
+        ("agent.after-action", False),
+        ("agent.ledger-before-write:2", False),
+        ("agent.ledger-after-write:2", False),
+    ],
+)
+def test_an_agent_killed_at_any_step_leaves_the_outcome_that_no_crash_would(
+    tmp_path: Path, victim: Victim, fault: str, lives: bool
+) -> None:
+    order = command(victim.facts())
+    environment = {**os.environ, "QUELL_FAULT": fault, "PYTHONPATH": os.pathsep.join(sys.path)}
+    arguments = [sys.executable, "-c", _AGENT, str(tmp_path / "ledger")]
+    crashed = subprocess.run(
+        arguments, input=msgspec.json.encode(order), env=environment, capture_output=True, check=False
+    )
+    assert crashed.returncode == -signal.SIGKILL, crashed.stderr
+    assert victim.is_alive is lives
+    ledger = Ledger(tmp_path / "ledger")
+    executor = Executor(LinuxKernel(), ledger, Protected.load())
+    executor.resume()
+    outcome = executor.execute(order)
+    assert outcome.status is DONE
+    assert ledger.pending() == (outcome,)
+    assert victim.process.wait(5) == -signal.SIGKILL
+    ledger.close()
