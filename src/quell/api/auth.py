@@ -48,7 +48,7 @@ ADMINS = frozenset((Role.ADMIN,))
 _TRUSTED = 5.0
 #: Seconds between two notes of when a token was last used.
 _TOUCH = 60.0
-_SESSION = 12 * 3600.0
+SESSION_SECONDS = 12 * 3600.0
 _LOGIN_CODE = 15 * 60.0
 _MAX_SESSIONS = 1000
 #: Failures of one address within so many seconds, after which further ones are answered 429. What is right still works.
@@ -82,7 +82,7 @@ class Auth:
             if caller is None:
                 raise _unknown("a token is needed")
         if caller is None:
-            self._failure(scope)
+            self.failed(peer(scope))
             raise _unknown("the token is unknown, expired or withdrawn")
         if caller.role not in roles:
             raise Refusal(403, f"role {caller.role} may not do this; it takes {' or '.join(sorted(roles))}")
@@ -100,11 +100,11 @@ class Auth:
         """A session's secret for the code, which is used up. Refusal 401 or 429."""
         until = self._codes.pop(_hash(code.encode()), 0.0)
         if until <= self._now():
-            self._failure(scope)
-            raise Refusal(401, "this login link was used before or has expired; `quell login` makes a new one")
+            self.failed(peer(scope))
+            raise Refusal(401, "this login link was used before or has expired")
         secret = secrets.token_urlsafe(32)
         self._sessions[_hash(secret.encode())] = Caller(
-            name="session", role=Role.VIEWER, expires=self._now() + _SESSION
+            name="session", role=Role.VIEWER, expires=self._now() + SESSION_SECONDS
         )
         while len(self._sessions) > _MAX_SESSIONS:
             self._sessions.popitem(last=False)
@@ -113,6 +113,19 @@ class Auth:
     def forget(self) -> None:
         """Look every token up anew: one was withdrawn or replaced."""
         self._found.clear()
+
+    def failed(self, address: str) -> None:
+        """Count a proof that was none. Refusal 429 for one too many of this address within a minute."""
+        now = self._now()
+        count, since = self._failed.get(address, (0, now))
+        if now - since >= _WINDOW:
+            count, since = 0, now
+        self._failed[address] = (count + 1, since)
+        self._failed.move_to_end(address)
+        while len(self._failed) > _ADDRESSES:
+            self._failed.popitem(last=False)
+        if count >= _FAILURES:
+            raise Refusal(429, "too many failed attempts from this address", retry_after=since + _WINDOW - now)
 
     def _bearer(self, authorization: bytes) -> Caller | None:
         scheme, _, secret = authorization.partition(b" ")
@@ -148,18 +161,6 @@ class Auth:
         if now - self._touched.get(name, 0.0) >= _TOUCH:
             self._touched[name] = now
             self._store.write(lambda connection: tokens.touch(connection, name, now), lambda _error: None)
-
-    def _failure(self, scope: Scope) -> None:
-        address, now = peer(scope), self._now()
-        count, since = self._failed.get(address, (0, now))
-        if now - since >= _WINDOW:
-            count, since = 0, now
-        self._failed[address] = (count + 1, since)
-        self._failed.move_to_end(address)
-        while len(self._failed) > _ADDRESSES:
-            self._failed.popitem(last=False)
-        if count >= _FAILURES:
-            raise Refusal(429, "too many failed attempts from this address", retry_after=since + _WINDOW - now)
 
 
 def _hash(secret: bytes) -> bytes:

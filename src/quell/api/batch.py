@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 from msgspec import Struct
 
 from quell.api.problem import Refusal
+from quell.detectors.line import malformed
 
 LINES = frozenset(
     (
@@ -29,7 +28,6 @@ MAX_ARRAY = 8 << 20
 
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 _whole = msgspec.json.Decoder(msgspec.Raw)
-_POSITION = re.compile(r" ?\(byte (\d+)\)")
 _SPACE = b" \t\r\n"
 
 
@@ -66,7 +64,7 @@ def split(body: bytes, content_type: str | None) -> Batch:
     except msgspec.DecodeError as error:
         if start != b"[" and _is_lines(body):
             return _lines(body)
-        raise not_json(error, body) from error
+        raise _not_json(error, body) from error
     except RecursionError as error:
         raise Refusal(400, "not JSON that can be read: nested too deeply") from error
     return Batch([(1, body)], several=False)
@@ -81,19 +79,14 @@ def _array(body: bytes) -> Batch:
     return Batch([(number, bytes(raw)) for number, raw in enumerate(raws, 1)])
 
 
-def not_json(error: msgspec.DecodeError, body: bytes) -> Refusal:
+def _not_json(error: msgspec.DecodeError, body: bytes) -> Refusal:
     """Where a body stops being JSON: byte offset from 0, line and column from 1."""
-    text = str(error)
-    found = _POSITION.search(text)
-    position = int(found[1]) if found else len(body)
-    if "trailing characters" in text:
-        position -= 1  # msgspec counts the first of them as read
-    before = body[:position]
-    line, column = before.count(b"\n") + 1, position - (before.rfind(b"\n") + 1) + 1
-    what = "it ends too early" if found is None else _POSITION.sub("", text).removeprefix("JSON is malformed: ")
+    fault = malformed(error, body)
+    position = len(body) if fault.position is None else fault.position
+    line, column = body.count(b"\n", 0, position) + 1, position - body.rfind(b"\n", 0, position)
     return Refusal(
         400,
-        f"the body is not JSON: {what}, at byte {position} (line {line}, column {column})",
+        f"{fault}, at byte {position} (line {line}, column {column})",
         more={"position": position, "line": line, "column": column},
     )
 

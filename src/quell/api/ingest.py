@@ -19,7 +19,7 @@ from prometheus_client import Counter
 from quell.api.asgi import Receive, Scope, Send, header, peer, respond
 from quell.api.auth import Auth, Role
 from quell.api.batch import Batch, split
-from quell.api.problem import Refusal, refusal
+from quell.api.problem import Refusal, refusal, unforeseen
 from quell.api.unpack import Disconnected, read_body, unpack
 from quell.detectors import DETECTORS, Detector
 from quell.errors import EventError, QuellError
@@ -84,14 +84,12 @@ class Ingest:
             body = await self._take(scope, receive)
         except Disconnected:
             return
-        except Refusal as refused:
-            REFUSED.labels(str(refused.status)).inc()
-            await refused.send(send)
-            return
         except QuellError as error:
-            refused = refusal(error)
-            REFUSED.labels(str(refused.status)).inc()
-            await refused.send(send)
+            await _refuse(refusal(error), send)
+            return
+        except Exception:  # noqa: BLE001 - the edge: whatever went wrong, the sender gets an answer in the one shape
+            _log.exception("a request failed", path=scope["path"])
+            await _refuse(unforeseen(), send)
             return
         await respond(send, 202, body, _HEADERS)
 
@@ -105,7 +103,8 @@ class Ingest:
             batch = split(text, None if content_type is None else content_type.decode("latin-1"))
         except Refusal as refused:
             if refused.status == 400:
-                await self._keep([_reject(detector, 0, refused.detail, refused.more.get("position"), text, scope)])
+                error = EventError(refused.detail, refused.more.get("position"))
+                await self._keep([_reject(scope, detector, 0, error, text)])
             raise
         # From here to the store's queue nothing is awaited: ids made here stay in the order of the journal.
         events, rejects = self._decode(detector, batch, scope)
@@ -130,7 +129,7 @@ class Ingest:
                     raise EventError(f"the event has {len(line)} bytes, more than the {largest} that are taken")
                 events.append(decode(line, id=None, received=received))
             except EventError as error:
-                rejects.append(_reject(detector, number, str(error), error.position, line, scope))
+                rejects.append(_reject(scope, detector, number, error, line))
         return events, rejects
 
     async def _keep(self, rejects: Sequence[Reject]) -> None:
@@ -142,16 +141,19 @@ class Ingest:
             _log.error("rejects could not be kept", count=len(rejects), first=rejects[0].reason, error=str(error))
 
 
-def _reject(
-    detector: Detector, line: int, reason: str, position: int | None, raw: bytes, scope: Scope
-) -> Reject:
+async def _refuse(refused: Refusal, send: Send) -> None:
+    REFUSED.labels(str(refused.status)).inc()
+    await refused.send(send)
+
+
+def _reject(scope: Scope, detector: Detector, line: int, error: EventError, raw: bytes) -> Reject:
     return Reject(
         id=uuid7(),
         time=time.time(),
         source=detector.name,
         line=line,
-        reason=reason,
-        position=position,
+        reason=str(error),
+        position=error.position,
         raw=raw[:_KEPT_BYTES],
         peer=peer(scope),
     )

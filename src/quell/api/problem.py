@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from quell.api.asgi import Send, respond
-from quell.errors import DocumentError, EventError, Problem, QueueFull, QuellError, StoreError, StoreFull
+from quell.errors import DocumentError, EventError, Problem, QuellError, QueueFull, StoreError, StoreFull
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -81,4 +81,9 @@ def refusal(error: QuellError) -> Refusal:
         case StoreError():
             return Refusal(503, f"the store cannot take a write: {error}", retry_after=_BROKEN_RETRY)
         case _:
-            return Refusal(500, "an error that Quell did not foresee; see its log")
+            return unforeseen()
+
+
+def unforeseen() -> Refusal:
+    """What is answered where something failed that should not; the log has the rest."""
+    return Refusal(500, "an error that Quell did not foresee; see its log")

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from quell.detectors.falco import Falco
 from quell.detectors.native import Native
-from quell.detectors.sensor import Sensor
 from quell.detectors.own import Own
+from quell.detectors.sensor import Sensor
 from quell.model.event import Event
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as stdlib
 import re
 from typing import TypeVar
 
@@ -11,6 +12,8 @@ from quell.errors import EventError
 
 _T = TypeVar("_T")
 
+#: Bytes up to which a text that is no JSON is read a second time, to find the very place.
+_EXACT = 1 << 20
 _POSITION = re.compile(r" ?\(byte (\d+)\)")
 
 
@@ -32,15 +35,22 @@ def read(decoder: msgspec.json.Decoder[_T], line: bytes) -> _T:
         raise EventError("nested too deeply") from error
 
 
-def malformed(error: msgspec.DecodeError, line: bytes) -> EventError:
-    """The decoder's complaint with its position apart."""
-    text = str(error)
-    found = _POSITION.search(text)
+def malformed(error: msgspec.DecodeError, text: bytes) -> EventError:
+    """What is no JSON in this text, with the byte offset of its first fault."""
+    if len(text) <= _EXACT:
+        # The quick decoder's offset may be a few bytes late; the standard library's is where the fault begins.
+        try:
+            stdlib.loads(text)
+        except stdlib.JSONDecodeError as exact:
+            return EventError(f"not JSON: {exact.msg}", len(exact.doc[: exact.pos].encode(errors="surrogatepass")))
+        except UnicodeDecodeError as exact:
+            return EventError("not UTF-8", exact.start)
+        except RecursionError:
+            return EventError("nested too deeply")
+    found = _POSITION.search(str(error))
     if found is None:
-        return EventError(
-            "JSON ends too early" if "truncated" in text else text, len(line) if "truncated" in text else None
-        )
-    return EventError(_POSITION.sub("", text).replace("JSON is malformed", "not JSON"), int(found[1]))
+        return EventError("not JSON: it ends too early or in the middle of a character", len(text))
+    return EventError(_POSITION.sub("", str(error)).replace("JSON is malformed", "not JSON"), int(found[1]))
 
 
 def _offset_of(error: UnicodeDecodeError, line: bytes) -> int:

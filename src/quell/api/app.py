@@ -1,0 +1,101 @@
+"""One ASGI application: ingest and the agents' link bare, the page, and REST through Litestar. DESIGN, server.
+
+Who may call what is decided here and nowhere else: reading takes a reader, everything else an admin, and what is
+neither is listed below. A path that nobody thought of is closed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+
+from quell.api.asgi import Receive, Scope, Send, respond
+from quell.api.auth import ADMINS, READERS, Auth, Role
+from quell.api.ingest import ROUTES, Ingest
+from quell.api.link import AgentLinks
+from quell.api.metrics import MEDIA_TYPE, Metrics
+from quell.api.page import Page
+from quell.api.problem import Refusal, refusal
+from quell.api.rest import SCHEMA_PATH, rest
+from quell.channel.messages import JOIN_PATH, LINK_PATH
+from quell.controller.controller import Controller
+from quell.errors import QuellError
+
+#: Needs no token: its body holds the proof.
+_OPEN = frozenset((("POST", JOIN_PATH),))
+#: Close code of a WebSocket to a path that has none (RFC 6455: policy).
+_NO_SUCH = 1008
+_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
+
+
+class App:
+    """The ASGI application of a controller. auth makes login codes for whoever starts it."""
+
+    def __init__(self, controller: Controller) -> None:
+        self.auth = Auth(controller.store)
+        self.links = AgentLinks(controller, clock=time.time)
+        self._store = controller.store
+        self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
+        self._page = Page(controller, self.auth)
+        self._metrics = Metrics(controller.store)
+        self._rest = rest(controller, self.auth, self.links)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "http":
+            if scope["method"] == "POST" and scope["path"] in ROUTES:
+                await self._ingest(scope, receive, send)
+            else:
+                await self._http(scope, receive, send)
+        elif kind == "websocket":
+            await self._websocket(scope, receive, send)
+        elif kind == "lifespan":
+            await _lifespan(receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if self._page.answers(path):
+            await self._page(scope, receive, send)
+            return
+        try:
+            match path:
+                case "/healthz":
+                    await respond(send, 200, b"ok\n", _TEXT)
+                case "/readyz":
+                    self._store.read(lambda connection: connection.execute("SELECT 1").fetchone())
+                    await respond(send, 200, b"ready\n", _TEXT)
+                case "/metrics":
+                    self.auth.require(scope, READERS)
+                    await respond(send, 200, self._metrics.text(), [(b"content-type", MEDIA_TYPE.encode())])
+                case _ if path.startswith(SCHEMA_PATH):
+                    raise Refusal(404, f"there is nothing at {path}; the API's description is at /v1/openapi.json")
+                case _:
+                    if (scope["method"], path) not in _OPEN:
+                        scope.setdefault("state", {})["caller"] = self.auth.require(scope, _roles(scope["method"]))
+                    await self._rest(scope, receive, send)  # type: ignore[arg-type] # Litestar's own names for the same
+        except QuellError as error:
+            await refusal(error).send(send)
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == LINK_PATH:
+            await self.links(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.close", "code": _NO_SUCH, "reason": f"the agents' link is at {LINK_PATH}"})
+
+
+def create_app(controller: Controller) -> App:
+    """The application that serves this controller."""
+    return App(controller)
+
+
+def _roles(method: str) -> Collection[Role]:
+    return READERS if method in ("GET", "HEAD", "OPTIONS") else ADMINS
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
