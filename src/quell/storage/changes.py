@@ -29,13 +29,15 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[_Step]).decode
 
 
-def insert(connection: sqlite3.Connection, changes: Sequence[Change]) -> int:
-    """Bytes written."""
-    if not changes:
-        return 0
-    body = _encode([_Step(decision=c) if isinstance(c, Decision) else _Step(settled=c) for c in changes])
-    connection.execute("INSERT INTO changes (body) VALUES (?)", (body,))
-    return len(body)
+#: {body}: what `pack` made.
+INSERT = "INSERT INTO changes (body) SELECT {body} WHERE {body} IS NOT NULL"
+
+
+def pack(made: Sequence[Change]) -> bytes | None:
+    """One row's body; None of no changes."""
+    if not made:
+        return None
+    return _encode([_Step(decision=c) if isinstance(c, Decision) else _Step(settled=c) for c in made])
 
 
 def put_snapshot(connection: sqlite3.Connection, state: bytes, time: float) -> None:

@@ -11,14 +11,15 @@ from quell.model.decision import Flag
 from quell.storage import packed
 
 # A flag's id is derived, so the same flag again is the same row (SEMANTICS section 9: once).
-_INSERT = packed.statement("INSERT OR IGNORE INTO flags (id, time, body)", plain=2)
+INSERT = packed.statement("INSERT OR IGNORE INTO flags (id, time, body)", plain=2)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Flag).decode
 
 
-def insert(connection: sqlite3.Connection, found: Iterable[Flag]) -> None:
-    packed.insert(connection, _INSERT, (((flag.id, flag.time), (_encode(flag),)) for flag in found))
+def rows(found: Iterable[Flag]) -> tuple[str, bytes] | tuple[None, None]:
+    """For INSERT."""
+    return packed.pack(((flag.id, flag.time), _encode(flag)) for flag in found)
 
 
 def get(connection: sqlite3.Connection, flag_id: str) -> Flag | None:

@@ -1,16 +1,20 @@
-"""A row of the journal: some neighbouring events in one body, by columns. Columns encode fast and compress well."""
+"""How events lie in a row of the journal: some neighbours in one body, by columns, which encode fast and compress well.
+
+A Chunk is encoded by whoever appends it, while the events are in that processor's cache; reading them from another
+thread later costs more of the interpreter lock than all the rest. The writer only joins chunks to rows.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import attrgetter, lt
 
 import msgspec
 import zstandard
 from msgspec import Struct
 
-from quell.model.decision import Decision
-from quell.storage.records import Entry, Stored
+from quell.model.decision import Decision, Flag
+from quell.storage.records import Entry, OutboxItem, Stored
 
 #: At most so many events and bytes a row, so that looking up one event unpacks little.
 MAX_EVENTS = 256
@@ -25,35 +29,50 @@ ZSTD = 1
 ID_BYTES = 16
 
 
-class Body(Struct, frozen=True, array_like=True):
+class Columns(Struct, frozen=True, array_like=True):
+    """What the body says of each event of a chunk; ids lie beside it."""
+
     received: list[float]
     sources: list[str]
     raws: list[bytes]
     #: Of each decision: when, and by which revision of the documents.
     times: list[float]
     revisions: list[int]
-    #: By place in the group: ids that came with the event, and decisions that are not empty.
-    supplied: dict[int, str]
+    #: By place: decisions that are not empty.
     decisions: dict[int, Decision]
 
 
-class _Supplied(Struct, frozen=True, array_like=True):
-    """A Body of which only the supplied ids are wanted."""
+class Chunk(Struct, frozen=True):
+    """Entries that were appended together, at most a row, with what of them goes where.
 
-    received: msgspec.Raw
-    sources: msgspec.Raw
-    raws: msgspec.Raw
-    times: msgspec.Raw
-    revisions: msgspec.Raw
+    It does not hold the entries themselves: the writer would be the last to, and destroying them costs it more than
+    writing them.
+    """
+
+    events: int
+    #: Columns, encoded.
+    body: bytes
+    #: Generated ids, 16 bytes each, rising.
+    own: bytes
+    #: Ids that came with the event, by place.
     supplied: dict[int, str]
+    decided: int
+    received_min: float
+    received_max: float
+    #: By place: what is to be sent, flags, and the decision if it changes the state.
+    outbox: list[tuple[int, OutboxItem]]
+    flags: list[tuple[int, Flag]]
+    changes: list[tuple[int, Decision]]
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Body)
-_supplied_decoder = msgspec.msgpack.Decoder(_Supplied)
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Columns]).decode
+_decode_columns = msgspec.msgpack.Decoder(Columns).decode
+_encode_ids = msgspec.msgpack.Encoder().encode
+_decode_ids = msgspec.msgpack.Decoder(dict[int, str]).decode
 
-_of_event = attrgetter("event")
-_of_decision = attrgetter("decision")
+_event = attrgetter("event")
+_decision = attrgetter("decision")
 _received = attrgetter("received")
 _source = attrgetter("source")
 _raw = attrgetter("raw")
@@ -61,43 +80,131 @@ _time = attrgetter("time")
 _revision = attrgetter("revision")
 
 
-def encode(entries: Sequence[Entry], supplied: dict[int, str]) -> tuple[int, bytes]:
-    """How many of the decisions are not empty, and the body, not compressed."""
+def chunks(entries: Sequence[Entry]) -> list[Chunk]:
+    return [_chunk(part) for part in _split(entries)]
+
+
+def _chunk(entries: Sequence[Entry]) -> Chunk:
     # map over attrgetter runs in C: this is the one piece of work a stored event costs under the interpreter lock.
-    events = list(map(_of_event, entries))
-    decided = list(map(_of_decision, entries))
+    events = list(map(_event, entries))
+    decided = list(map(_decision, entries))
+    received = list(map(_received, events))
     decisions = {
         n: d
         for n, d in enumerate(decided)
         # Time and revision are columns; without any of these they are the whole record.
         if d.matches or d.actions or d.changes or d.suppressed or d.near_misses or d.default_skipped
     }
-    body = Body(
-        list(map(_received, events)),
+    columns = Columns(
+        received,
         list(map(_source, events)),
         list(map(_raw, events)),
         list(map(_time, decided)),
         list(map(_revision, decided)),
-        supplied,
         decisions,
     )
-    return len(decisions), _encoder.encode(body)
+    generated, supplied = _ids(entries)
+    return Chunk(
+        len(entries),
+        _encode(columns),
+        generated,
+        supplied,
+        len(decisions),
+        min(received),
+        max(received),
+        [(n, item) for n, entry in enumerate(entries) if entry.outbox for item in entry.outbox],
+        [(n, flag) for n, entry in enumerate(entries) if entry.flags for flag in entry.flags],
+        [(n, d) for n, d in decisions.items() if d.changes],
+    )
 
 
-def split(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-    """Stretches that are small enough for a row each."""
+def all_supplied(chunk: Chunk) -> Chunk:
+    """The same with no generated ids: each is kept as if it had come with its event."""
+    return msgspec.structs.replace(
+        chunk, own=b"", supplied=dict(enumerate(_ids_text(chunk.events, chunk.own, chunk.supplied)))
+    )
+
+
+def select(chunk: Chunk, places: Sequence[int]) -> Chunk:
+    """Only the events at these places, which rise."""
+    old = _decode_columns(chunk.body)
+    ids = _ids_text(chunk.events, chunk.own, chunk.supplied)
+    new = {place: n for n, place in enumerate(places)}
+    decisions = {new[n]: decision for n, decision in old.decisions.items() if n in new}
+    received = [old.received[n] for n in places]
+    columns = Columns(
+        received,
+        [old.sources[n] for n in places],
+        [old.raws[n] for n in places],
+        [old.times[n] for n in places],
+        [old.revisions[n] for n in places],
+        decisions,
+    )
+    return Chunk(
+        len(places),
+        _encode(columns),
+        b"".join([id_bytes(ids[n]) for n in places if n not in chunk.supplied]),
+        {new[n]: event_id for n, event_id in chunk.supplied.items() if n in new},
+        len(decisions),
+        min(received, default=0.0),
+        max(received, default=0.0),
+        [(new[n], item) for n, item in chunk.outbox if n in new],
+        [(new[n], flag) for n, flag in chunk.flags if n in new],
+        [(new[n], decision) for n, decision in chunk.changes if n in new],
+    )
+
+
+def _all_ids(entries: Sequence[Entry]) -> dict[int, str]:
+    return {n: entry.event.id for n, entry in enumerate(entries)}
+
+
+def _ids(entries: Sequence[Entry]) -> tuple[bytes, dict[int, str]]:
+    """Generated ids as bytes, and the others by place; all by place unless the generated ones rise."""
+    own = [entry.event.id for entry in entries if entry.own_id]
+    supplied = {n: e.event.id for n, e in enumerate(entries) if not e.own_id} if len(own) < len(entries) else {}
+    if not own:
+        return b"", supplied
+    try:
+        raw = bytes.fromhex("".join(own).replace("-", ""))
+    except ValueError:
+        raw = b""
+    if len(raw) == ID_BYTES * len(own) and all(map(lt, own, own[1:])):
+        return raw, supplied
+    return b"", _all_ids(entries)
+
+
+def _split(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
     if len(entries) <= MAX_EVENTS and sum([len(entry.event.raw) for entry in entries]) <= MAX_BYTES:
-        return [entries]
-    stretches: list[Sequence[Entry]] = []
+        return [entries] if entries else []
+    parts: list[Sequence[Entry]] = []
     start = size = 0
     for n, entry in enumerate(entries):
         length = len(entry.event.raw)
         if n > start and (n - start == MAX_EVENTS or size + length > MAX_BYTES):
-            stretches.append(entries[start:n])
+            parts.append(entries[start:n])
             start, size = n, 0
         size += length
-    stretches.append(entries[start:])
-    return stretches
+    parts.append(entries[start:])
+    return parts
+
+
+def rows(parts: Sequence[Chunk]) -> list[list[Chunk]]:
+    """Neighbours that go into one row each."""
+    found: list[list[Chunk]] = []
+    count = size = 0
+    for part in parts:
+        count += part.events
+        size += len(part.body)
+        if not found or count > MAX_EVENTS or size > MAX_BYTES:
+            found.append([])
+            count, size = part.events, len(part.body)
+        found[-1].append(part)
+    return found
+
+
+def join(parts: Sequence[Chunk]) -> bytes:
+    """A row's body, not compressed: the chunks as a msgpack array (array 32)."""
+    return b"".join([b"\xdd", len(parts).to_bytes(4, "big"), *[part.body for part in parts]])
 
 
 class Compressor:
@@ -121,13 +228,17 @@ class Compressor:
         return [(ZSTD, next(rest)) if len(body) >= COMPRESS_BYTES else (PLAIN, body) for body in bodies]
 
 
-def _plain(codec: int, body: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(body) if codec == ZSTD else body
+def pack_ids(supplied: dict[int, str]) -> bytes:
+    return _encode_ids(supplied) if supplied else b""
 
 
-def supplied_ids(codec: int, body: bytes) -> list[str]:
-    """The ids of the group that came with their events."""
-    return list(_supplied_decoder.decode(_plain(codec, body)).supplied.values())
+def unpack_ids(raw: bytes) -> dict[int, str]:
+    return _decode_ids(raw) if raw else {}
+
+
+def id_bytes(text: str) -> bytes:
+    """Of an id in the form of a UUID. ValueError of others."""
+    return bytes.fromhex(text.replace("-", ""))
 
 
 def id_text(raw: bytes) -> str:
@@ -135,17 +246,20 @@ def id_text(raw: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def _ids_text(events: int, own: bytes, supplied: dict[int, str]) -> list[str]:
+    generated = iter([own[at : at + ID_BYTES] for at in range(0, len(own), ID_BYTES)])
+    return [supplied[n] if n in supplied else id_text(next(generated)) for n in range(events)]
+
+
 class Group:
     """A row of the journal unpacked."""
 
-    def __init__(self, seq: int, codec: int, own: bytes, body: bytes) -> None:
+    def __init__(self, seq: int, codec: int, own: bytes, ids: bytes, body: bytes) -> None:
         self.seq = seq
-        self._body = _decoder.decode(_plain(codec, body))
-        generated = iter([own[at : at + ID_BYTES] for at in range(0, len(own), ID_BYTES)])
-        supplied = self._body.supplied
-        self._ids = [
-            supplied[n] if n in supplied else id_text(next(generated)) for n in range(len(self._body.received))
-        ]
+        plain = zstandard.ZstdDecompressor().decompress(body) if codec == ZSTD else body
+        #: Of each event: the columns that have it, and its place in them.
+        self._places = [(columns, n) for columns in _decode(plain) for n in range(len(columns.received))]
+        self._ids = _ids_text(len(self._places), own, unpack_ids(ids))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -154,18 +268,19 @@ class Group:
         return self._ids.index(event_id)
 
     def at(self, place: int) -> Stored:
-        body = self._body
         event_id = self._ids[place]
-        decision = body.decisions.get(place)
+        columns, n = self._places[place]
+        decision = columns.decisions.get(n)
         if decision is None:
-            decision = Decision(event_id=event_id, time=body.times[place], revision=body.revisions[place])
+            decision = Decision(event_id=event_id, time=columns.times[n], revision=columns.revisions[n])
         return Stored(
             id=event_id,
-            received=body.received[place],
-            source=body.sources[place],
-            raw=body.raws[place],
+            received=columns.received[n],
+            source=columns.sources[n],
+            raw=columns.raws[n],
             decision=decision,
         )
 
     def is_decided(self, place: int) -> bool:
-        return place in self._body.decisions
+        columns, n = self._places[place]
+        return n in columns.decisions

@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
-from operator import lt
 
 import msgspec
+from msgspec import Struct
 
 from quell.storage import group, packed
-from quell.storage.group import ID_BYTES, Group
-from quell.storage.records import Entry, Stored
+from quell.storage.group import ID_BYTES, Chunk, Group
+from quell.storage.records import Stored
 
-_INSERT = """
-    INSERT INTO journal (seq, received_min, received_max, events, supplied, decided, codec, first_id, own, body)
+#: Rows of Appender.rows; {rows} and {bytes} are the parameters.
+INSERT = """
+    INSERT INTO journal (seq, received_min, received_max, events, supplied, decided, codec, first_id, own, ids, body)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-           iif((value ->> 8) > 0, substr(?2, (value ->> 7) + 1, 16), NULL),
-           substr(?2, (value ->> 7) + 1, value ->> 8), substr(?2, (value ->> 9) + 1, value ->> 10)
-    FROM json_each(?1)
+           iif((value ->> 8) > 0, substr({bytes}, (value ->> 7) + 1, 16), NULL),
+           substr({bytes}, (value ->> 7) + 1, value ->> 8),
+           substr({bytes}, (value ->> 9) + 1, value ->> 10),
+           substr({bytes}, (value ->> 11) + 1, value ->> 12)
+    FROM json_each({rows}) WHERE true
 """
-_INSERT_IDS = packed.statement("INSERT INTO event_ids (id, seq, n)", plain=3, blobs=0)
+INSERT_IDS = packed.statement("INSERT INTO event_ids (id, seq, n)", plain=3, blobs=0)
 
 _KNOWN = "SELECT json_group_array(value) FROM json_each(?1) WHERE EXISTS (SELECT 1 FROM event_ids WHERE id = value)"
 # A generated id has no row of its own: it is in the last group that begins at or before it, or nowhere.
@@ -29,31 +32,30 @@ _KNOWN_OWN = """
     WHERE (SELECT instr(own, substr(?2, 16 * e.key + 1, 16)) FROM journal
            WHERE first_id <= substr(?2, 16 * e.key + 1, 16) ORDER BY first_id DESC LIMIT 1) > 0
 """
-_FIND = "SELECT seq, codec, own, body FROM journal JOIN event_ids USING (seq) WHERE id = ?"
+_FIND = "SELECT seq, codec, own, ids, body FROM journal JOIN event_ids USING (seq) WHERE id = ?"
 _FIND_OWN = """
-    SELECT seq, codec, own, body FROM
+    SELECT seq, codec, own, ids, body FROM
         (SELECT * FROM journal WHERE first_id <= ?1 ORDER BY first_id DESC LIMIT 1)
     WHERE instr(own, ?1) > 0
 """
-_NEWEST = "SELECT seq, codec, own, body FROM journal WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
-_NEWEST_DECIDED = "SELECT seq, codec, own, body FROM journal WHERE seq <= ? AND decided > 0 ORDER BY seq DESC LIMIT ?"
+_NEWEST = "SELECT seq, codec, own, ids, body FROM journal WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
+_NEWEST_DECIDED = (
+    "SELECT seq, codec, own, ids, body FROM journal WHERE seq <= ? AND decided > 0 ORDER BY seq DESC LIMIT ?"
+)
 
-_GENERATED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+#: The form of generated ids; others may have it too.
+_GENERATED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _names = msgspec.json.Decoder(list[str])
 
 _MAX_SEQ = (1 << 63) - 1
 
 
-def _id_bytes(ids: Sequence[str]) -> bytes | None:
-    """16 bytes an id; None if one is not written as quell.ids.uuid7 writes it."""
-    joined = "".join(ids)
-    if joined != joined.lower():
-        return None
-    try:
-        raw = bytes.fromhex(joined.replace("-", ""))
-    except ValueError:
-        return None
-    return raw if len(raw) == ID_BYTES * len(ids) else None
+class Packed(Struct, frozen=True):
+    """Parameters of INSERT, and of INSERT_IDS if there are any."""
+
+    rows: str
+    bytes: bytes
+    ids: str | None
 
 
 def known(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
@@ -71,7 +73,7 @@ def known(connection: sqlite3.Connection, ids: Sequence[str]) -> set[str]:
 def _find(connection: sqlite3.Connection, event_id: str) -> Group | None:
     row = connection.execute(_FIND, (event_id,)).fetchone()
     if row is None and _GENERATED.fullmatch(event_id):
-        row = connection.execute(_FIND_OWN, (bytes.fromhex(event_id.replace("-", "")),)).fetchone()
+        row = connection.execute(_FIND_OWN, (group.id_bytes(event_id),)).fetchone()
     return None if row is None else Group(*row)
 
 
@@ -115,12 +117,11 @@ def _take(result: list[Stored], found: Group, below: int, limit: int, *, decided
 
 
 class Appender:
-    """Writes entries at the end. It belongs to the one writing thread and its connection."""
+    """Makes rows of what is appended. It belongs to the writing thread and its connection."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._compressor = group.Compressor()
-        self._bytes = 0
         self.resume()
 
     def resume(self) -> None:
@@ -130,80 +131,67 @@ class Appender:
             "SELECT substr(own, -16) FROM journal WHERE first_id IS NOT NULL ORDER BY first_id DESC LIMIT 1"
         ).fetchone()
         #: The greatest generated id so far.
-        self._last = group.id_text(row[0]) if row else ""
+        self._last: bytes = row[0] if row else b""
 
-    def take_bytes(self) -> int:
-        """Bytes written since the last call."""
-        taken, self._bytes = self._bytes, 0
-        return taken
-
-    def append(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        """Inserts what is new and returns it: of an id that came before, the first decision stands."""
-        entries = self._unknown(entries)
-        if not entries:
-            return entries
-        rows: list[list[object]] = []
-        bodies: list[bytes] = []
-        owns: list[bytes] = []
-        ids: list[tuple[str, int, int]] = []
-        for stretch in group.split(entries):
-            self._seq += 1
-            own, supplied = self._ids(stretch)
-            decided, body = group.encode(stretch, supplied)
-            received = [entry.event.received for entry in stretch]
-            rows.append([self._seq, min(received), max(received), len(stretch), len(supplied), decided])
-            owns.append(own)
-            bodies.append(body)
-            ids += [(event_id, self._seq, n) for n, event_id in supplied.items()]
-        parts: list[bytes] = []
-        at = 0
-        for row, own, (codec, body) in zip(rows, owns, self._compressor.pack(bodies), strict=True):
-            row.extend((codec, at, len(own), at + len(own), len(body)))
-            parts += (own, body)
-            at += len(own) + len(body)
-        self._bytes += at
-        self._connection.execute(_INSERT, (packed.rows_text(rows), b"".join(parts)))
-        if ids:
-            self._connection.execute(_INSERT_IDS, (packed.rows_text(ids),))
-        return entries
-
-    def _unknown(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        supplied = [entry.event.id for entry in entries if not entry.own_id]
+    def fresh(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """The chunks, one for one, without events whose id came before: of those the first decision stands."""
+        supplied = [event_id for chunk in chunks for event_id in chunk.supplied.values()]
         if not supplied:
-            return entries
+            return chunks
         found = known(self._connection, supplied)
         if not found and len(set(supplied)) == len(supplied):
-            return entries
-        fresh: list[Entry] = []
-        for entry in entries:
-            if not entry.own_id:
-                if entry.event.id in found:
-                    continue
-                found.add(entry.event.id)
-            fresh.append(entry)
-        return fresh
+            return chunks
+        result: list[Chunk] = []
+        for chunk in chunks:
+            left: list[int] = []
+            for n in range(chunk.events):
+                event_id = chunk.supplied.get(n)
+                if event_id is None or event_id not in found:
+                    left.append(n)
+                if event_id is not None:
+                    found.add(event_id)
+            result.append(chunk if len(left) == chunk.events else group.select(chunk, left))
+        return result
 
-    def _ids(self, entries: Sequence[Entry]) -> tuple[bytes, dict[int, str]]:
-        """The generated ids as bytes, and the others by place.
+    def rows(self, chunks: Sequence[Chunk]) -> Packed:
+        """As rows for INSERT and, if there are any, for INSERT_IDS."""
+        seq = self._seq
+        rows: list[list[object]] = []
+        bodies: list[bytes] = []
+        beside: list[tuple[bytes, bytes]] = []
+        ids: list[tuple[str, int, int]] = []
+        for row in group.rows([self._in_order(chunk) for chunk in chunks if chunk.events]):
+            seq += 1
+            events = decided = 0
+            supplied: dict[int, str] = {}
+            for chunk in row:
+                for n, event_id in chunk.supplied.items():
+                    supplied[events + n] = event_id
+                events += chunk.events
+                decided += chunk.decided
+            received_min = min([chunk.received_min for chunk in row])
+            received_max = max([chunk.received_max for chunk in row])
+            rows.append([seq, received_min, received_max, events, len(supplied), decided])
+            bodies.append(group.join(row))
+            beside.append((b"".join([chunk.own for chunk in row]), group.pack_ids(supplied)))
+            ids += [(event_id, seq, n) for n, event_id in supplied.items()]
+        self._seq = seq
+        parts: list[bytes] = []
+        at = 0
+        for columns, (own, given), (codec, body) in zip(rows, beside, self._compressor.pack(bodies), strict=True):
+            after = at + len(own) + len(given)
+            columns.extend((codec, at, len(own), at + len(own), len(given), after, len(body)))
+            parts += (own, given, body)
+            at = after + len(body)
+        return Packed(packed.rows_text(rows), b"".join(parts), packed.rows_text(ids) if ids else None)
 
-        Looking a generated id up needs that they rise over the whole journal. One that does not (the clock went back
-        over a restart, two batches overtook each other) is kept as if it had come with its event.
+    def _in_order(self, chunk: Chunk) -> Chunk:
+        """Looking a generated id up needs that they rise over the whole journal. Those that do not (the clock went back
+        over a restart, two batches overtook each other) are kept as if they had come with their events.
         """
-        supplied = {n: entry.event.id for n, entry in enumerate(entries) if not entry.own_id}
-        own = [entry.event.id for entry in entries if entry.own_id]
-        if not own:
-            return b"", supplied
-        raw = _id_bytes(own)
-        if raw is not None and own[0] > self._last and all(map(lt, own, own[1:])):
-            self._last = own[-1]
-            return raw, supplied
-        rising = []
-        for n, entry in enumerate(entries):
-            if not entry.own_id:
-                continue
-            if entry.event.id > self._last and _GENERATED.fullmatch(entry.event.id):
-                self._last = entry.event.id
-                rising.append(entry.event.id)
-            else:
-                supplied[n] = entry.event.id
-        return _id_bytes(rising) or b"", supplied
+        if not chunk.own:
+            return chunk
+        if chunk.own[:ID_BYTES] <= self._last:
+            return group.all_supplied(chunk)
+        self._last = chunk.own[-ID_BYTES:]
+        return chunk

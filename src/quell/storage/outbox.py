@@ -11,20 +11,24 @@ from quell.storage import packed
 from quell.storage.records import OutboxItem
 
 # The id is derived from the event's, so a second one is the same thing again.
-_INSERT = packed.statement("INSERT OR IGNORE INTO outbox (id, channel, body)", plain=2)
-_DELETE = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each(?))"
+INSERT = packed.statement("INSERT OR IGNORE INTO outbox (id, channel, body)", plain=2)
+DELETE = "DELETE FROM outbox WHERE id IN (SELECT value FROM json_each({ids}))"
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(OutboxItem).decode
 
 
+def rows(items: Iterable[OutboxItem]) -> tuple[str, bytes] | tuple[None, None]:
+    """For INSERT."""
+    return packed.pack(((item.id, item.channel), _encode(item)) for item in items)
+
+
 def insert(connection: sqlite3.Connection, items: Iterable[OutboxItem]) -> None:
-    packed.insert(connection, _INSERT, (((item.id, item.channel), (_encode(item),)) for item in items))
+    packed.run(connection, INSERT, rows(items))
 
 
 def delete(connection: sqlite3.Connection, ids: Sequence[str]) -> None:
-    if ids:
-        connection.execute(_DELETE, (packed.texts(ids),))
+    connection.execute(DELETE.format(ids="?"), (packed.texts(ids),))
 
 
 def waiting(connection: sqlite3.Connection, channel: str | None = None, limit: int = -1) -> list[OutboxItem]:

@@ -11,15 +11,19 @@ from quell.model.decision import Outcome
 from quell.storage import packed
 
 # The same report again is the same row; `expired` and a late `done` are two facts, kept both.
-_INSERT = packed.statement("INSERT OR IGNORE INTO outcomes (id, status, time, body)", plain=3)
+INSERT = packed.statement("INSERT OR IGNORE INTO outcomes (id, status, time, body)", plain=3)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Outcome).decode
 
 
-def insert(connection: sqlite3.Connection, outcomes: Iterable[Outcome]) -> None:
-    rows = (((outcome.id, outcome.status, outcome.time), (_encode(outcome),)) for outcome in outcomes)
-    packed.insert(connection, _INSERT, rows)
+def rows(recorded: Iterable[Outcome]) -> tuple[str, bytes] | tuple[None, None]:
+    """For INSERT."""
+    return packed.pack(((outcome.id, outcome.status, outcome.time), _encode(outcome)) for outcome in recorded)
+
+
+def insert(connection: sqlite3.Connection, recorded: Iterable[Outcome]) -> None:
+    packed.run(connection, INSERT, rows(recorded))
 
 
 def of(connection: sqlite3.Connection, prefix: str) -> list[Outcome]:

@@ -22,7 +22,7 @@ _decode = msgspec.msgpack.Decoder(Reject).decode
 def insert(connection: sqlite3.Connection, refused: Iterable[Reject]) -> None:
     """Keeps them, each with the first RAW_BYTES of what was refused."""
     short = (msgspec.structs.replace(r, raw=r.raw[:RAW_BYTES]) if len(r.raw) > RAW_BYTES else r for r in refused)
-    packed.insert(connection, _INSERT, (((reject.id, reject.time), (_encode(reject),)) for reject in short))
+    packed.run(connection, _INSERT, packed.pack(((reject.id, reject.time), _encode(reject)) for reject in short))
 
 
 def recent(connection: sqlite3.Connection, limit: int) -> list[Reject]:

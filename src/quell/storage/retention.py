@@ -60,7 +60,7 @@ class Trimmer:
         surplus = used - self._retention.max_bytes + self._margin if self._cutting else 0
         oldest = now - self._retention.max_age
         rows = self._connection.execute(
-            "SELECT seq, length(own) + length(body), supplied, received_max FROM journal ORDER BY seq LIMIT ?",
+            "SELECT seq, length(own) + length(ids) + length(body), supplied, received_max FROM journal ORDER BY seq LIMIT ?",
             (STEP_ROWS,),
         ).fetchall()
         taken = size = 0
@@ -79,8 +79,8 @@ class Trimmer:
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         if any(supplied for _, supplied in rows):
-            bodies = connection.execute("SELECT codec, body FROM journal WHERE seq <= ? AND supplied > 0", (last,))
-            ids = [event_id for codec, body in bodies for event_id in group.supplied_ids(codec, body)]
+            found = connection.execute("SELECT ids FROM journal WHERE seq <= ? AND supplied > 0", (last,))
+            ids = [event_id for (raw,) in found for event_id in group.unpack_ids(raw).values()]
             connection.execute(
                 "DELETE FROM event_ids WHERE id IN (SELECT value FROM json_each(?))", (packed.texts(ids),)
             )

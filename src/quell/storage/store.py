@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 
 from quell.errors import QueueFull, StoreError, StoreFull
 from quell.model.decision import Flag, Outcome, StateChange
-from quell.storage import changes, flags, journal, outbox, outcomes, rejects, schema
+from quell.storage import changes, flags, group, journal, outbox, outcomes, rejects, schema
 from quell.storage.changes import Change
 from quell.storage.lock import Lock
 from quell.storage.readers import Readers
@@ -126,8 +126,10 @@ class Store:
         Returns at once. done(None) is called after the commit, done(StoreFull) or done(StoreError) if nothing of it was
         kept. An id the journal already has is left out: its first decision stands. Raises QueueFull, StoreError (closed).
         """
-        size = sum([len(entry.event.raw) for entry in entries]) + _ENTRY_BYTES * len(entries)
-        self._writer.put(Appended(done, len(entries), size, entries))
+        self._writer.check(0, 0)
+        chunks = group.chunks(entries)
+        size = sum([len(chunk.body) for chunk in chunks]) + _ENTRY_BYTES * len(entries)
+        self._writer.put(Appended(done, len(entries), size, chunks))
 
     def record_outcomes(self, recorded: Sequence[Outcome], done: Done, changes: Sequence[StateChange] = ()) -> None:
         """Writes outcomes with the state changes that follow, and removes the outbox items of the same ids.

@@ -21,11 +21,11 @@ from msgspec import Struct
 
 from quell import faults
 from quell.errors import QueueFull, StoreError, StoreFull
-from quell.storage import changes, checkpoint, flags, outbox, outcomes
-from quell.storage.changes import Change
+from quell.storage import changes, checkpoint
 from quell.storage.checkpoint import Checkpoints
-from quell.storage.journal import Appender
-from quell.storage.records import Entry, Retention, Settled, Statistics
+from quell.storage.group import Chunk
+from quell.storage.intake import Intake
+from quell.storage.records import Retention, Settled, Statistics
 from quell.storage.retention import Trimmer
 
 Done = Callable[[StoreError | None], None]
@@ -47,7 +47,7 @@ class Appended(Struct, frozen=True):
     done: Done
     count: int
     size: int
-    entries: Sequence[Entry]
+    chunks: Sequence[Chunk]
 
 
 class Recorded(Struct, frozen=True):
@@ -76,6 +76,9 @@ class Snapshot(Struct, frozen=True):
 
 Item = Appended | Recorded | Written | Snapshot
 
+#: What a fail-point is called by what is written (quell.faults).
+_POINTS: tuple[tuple[type[Item], str], ...] = ((Appended, "journal"), (Recorded, "outcome"), (Written, "documents"))
+
 
 class Writer:
     def __init__(
@@ -92,7 +95,7 @@ class Writer:
         self._path = path
         self._connection = connection
         connection.execute(f"PRAGMA journal_size_limit={checkpoint.LIMIT_BYTES}")
-        self._appender = Appender(connection)
+        self._intake = Intake(connection)
         self._trimmer = Trimmer(connection, retention)
         self._size_step = retention.size_step
         self._max_bytes = queue_bytes
@@ -252,73 +255,51 @@ class Writer:
     def _write(self, items: list[Item]) -> None:
         connection = self._connection
         if self._rolled_back:
-            self._appender.resume()
+            self._intake.resume()
             self._replay_bytes = changes.waiting(connection)
             self._rolled_back = False
-        connection.execute("BEGIN IMMEDIATE")
-        events = 0
-        replay = self._replay_bytes
-        stretch: list[Appended | Recorded] = []
-        points: dict[str, None] = {}
-        for item in items:
-            if isinstance(item, Appended):
-                points["journal"] = None
-                events += item.count
-                stretch.append(item)
-            elif isinstance(item, Recorded):
-                points["outcome"] = None
-                stretch.append(item)
-            else:
-                replay += self._write_stretch(stretch)
-                stretch = []
-                if isinstance(item, Written):
-                    points["documents"] = None
-                    item.change(connection)
-                else:
-                    changes.put_snapshot(connection, item.state, item.time)
-                    replay = 0
-        replay += self._write_stretch(stretch)
+        points = [name for kind, name in _POINTS if any(isinstance(item, kind) for item in items)]
+        # Only appends and outcomes: one statement, and a transaction of its own.
+        single = all(isinstance(item, Appended | Recorded) for item in items)
+        if not single:
+            connection.execute("BEGIN IMMEDIATE")
+            events, replay = self._write_in_order(items)
         for name in points:
             faults.point(f"{name}.before-commit")
-        connection.execute("COMMIT")
+        if single:
+            events, replay = self._write_in_order(items)
+        else:
+            connection.execute("COMMIT")
         for name in points:
             faults.point(f"{name}.after-commit")
         self._events += events
-        self._commits += 1
         self._replay_bytes = replay
+        self._commits += 1
 
-    def _write_stretch(self, stretch: list[Appended | Recorded]) -> int:
-        """Appends and outcomes that follow one another; bytes of state changes among them.
-
-        All events first, then all outcomes, is the same as the order they came in: an outcome never comes before the
-        outbox item it settles. The state changes keep their order.
-        """
-        if not stretch:
-            return 0
-        connection = self._connection
-        entries = [entry for item in stretch if isinstance(item, Appended) for entry in item.entries]
-        settled = [item.settled for item in stretch if isinstance(item, Recorded)]
-        known: set[int] = set()
-        if entries:
-            fresh = self._appender.append(entries)
-            if len(fresh) != len(entries):
-                known = {id(entry) for entry in entries} - {id(entry) for entry in fresh}
-            outbox.insert(connection, [item for entry in fresh for item in entry.outbox])
-            flags.insert(connection, [flag for entry in fresh for flag in entry.flags])
-        if settled:
-            recorded = [outcome for one in settled for outcome in one.outcomes]
-            outcomes.insert(connection, recorded)
-            outbox.delete(connection, [outcome.id for outcome in recorded])
-        made: list[Change] = []
-        for item in stretch:
+    def _write_in_order(self, items: list[Item]) -> tuple[int, int]:
+        """Events written, and bytes of state changes since the snapshot."""
+        events, replay = 0, self._replay_bytes
+        steps: list[Sequence[Chunk] | Settled] = []
+        for item in (*items, None):
+            if isinstance(item, Appended):
+                steps.append(item.chunks)
+                continue
             if isinstance(item, Recorded):
-                made.append(item.settled)
-            else:
-                made += [e.decision for e in item.entries if e.decision.changes and id(e) not in known]
-        written = self._appender.take_bytes() + COMMIT_BYTES
-        self._log_bytes += written
-        self._trim_bytes += written
-        return changes.insert(connection, made)
+                steps.append(item.settled)
+                continue
+            if steps:
+                written = self._intake.write(steps)
+                events += written.events
+                replay += written.replay
+                self._log_bytes += written.size + COMMIT_BYTES
+                self._trim_bytes += written.size + COMMIT_BYTES
+                steps = []
+            if isinstance(item, Written):
+                item.change(self._connection)
+            elif isinstance(item, Snapshot):
+                changes.put_snapshot(self._connection, item.state, item.time)
+                replay = 0
+        return events, replay
 
     def _tidy(self, *, quiet: bool) -> None:
         """Small steps between commits: the log, then what retention takes."""

@@ -9,6 +9,7 @@ CREATE TABLE journal (
     decided       INTEGER NOT NULL,  -- events with a decision that is not empty
     codec         INTEGER NOT NULL,  -- 0: msgpack, 1: msgpack in zstd
     own           BLOB NOT NULL,     -- the generated ids, 16 bytes each, rising
+    ids           BLOB NOT NULL,     -- the other ids, msgpack: place in the group (from 0) -> id
     body          BLOB NOT NULL
 ) STRICT;
 CREATE INDEX journal_first ON journal (first_id) WHERE first_id IS NOT NULL;

@@ -1,0 +1,104 @@
+"""All rows of a commit by one statement.
+
+The statement inserts one row into a view of the writing connection, and the view's trigger puts what it holds where it
+belongs. Alone it is a transaction of its own, with one fdatasync and one release of the interpreter lock for
+everything; quell.storage.packed says why that counts.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from quell.storage import changes, flags, journal, outbox, outcomes, packed
+from quell.storage.changes import Change
+from quell.storage.group import Chunk
+from quell.storage.journal import Appender
+from quell.storage.records import Settled
+
+_COLUMNS = (
+    "journal_rows",
+    "journal_bytes",
+    "event_ids",
+    "outbox_rows",
+    "outbox_bytes",
+    "flag_rows",
+    "flag_bytes",
+    "outcome_rows",
+    "outcome_bytes",
+    "settled_ids",
+    "changes",
+)
+_VIEW = f"CREATE TEMP VIEW intake AS SELECT {', '.join(f'NULL AS {name}' for name in _COLUMNS)}"
+_TRIGGER = f"""
+    CREATE TEMP TRIGGER intake_insert INSTEAD OF INSERT ON intake BEGIN
+        {journal.INSERT.format(rows="new.journal_rows", bytes="new.journal_bytes")};
+        {journal.INSERT_IDS.format(rows="new.event_ids", bytes="NULL")};
+        {outbox.INSERT.format(rows="new.outbox_rows", bytes="new.outbox_bytes")};
+        {flags.INSERT.format(rows="new.flag_rows", bytes="new.flag_bytes")};
+        {outcomes.INSERT.format(rows="new.outcome_rows", bytes="new.outcome_bytes")};
+        {outbox.DELETE.format(ids="new.settled_ids")};
+        {changes.INSERT.format(body="new.changes")};
+    END
+"""
+_INSERT = f"INSERT INTO intake VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - literals
+
+
+class Written(Struct, frozen=True):
+    """What a call of Intake.write came to."""
+
+    events: int
+    #: Bytes of everything, and of state changes among it.
+    size: int
+    replay: int
+
+
+class Intake:
+    """It belongs to the writing thread and its connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        connection.execute(_VIEW)
+        connection.execute(_TRIGGER)
+        self._appender = Appender(connection)
+
+    def resume(self) -> None:
+        """After a transaction was rolled back."""
+        self._appender.resume()
+
+    def write(self, steps: Sequence[Sequence[Chunk] | Settled]) -> Written:
+        """Appends and outcomes, in the order they came in.
+
+        All events go before all outcomes, which is the same: an outcome never comes before the outbox item it settles.
+        The state changes keep their order.
+        """
+        given = [chunk for step in steps if not isinstance(step, Settled) for chunk in step]
+        chunks = self._appender.fresh(given)
+        settled = [outcome for step in steps if isinstance(step, Settled) for outcome in step.outcomes]
+        made: list[Change] = []
+        rest = iter(chunks)
+        for step in steps:
+            if isinstance(step, Settled):
+                made.append(step)
+            else:
+                made += [decision for _ in step for _, decision in next(rest).changes]
+        if not chunks and not settled and not made:
+            return Written(0, 0, 0)
+        events = self._appender.rows(chunks) if chunks else None
+        replay = changes.pack(made)
+        values: tuple[str | bytes | None, ...] = (
+            *((None, None, None) if events is None else (events.rows, events.bytes, events.ids)),
+            *outbox.rows([item for chunk in chunks for _, item in chunk.outbox]),
+            *flags.rows([flag for chunk in chunks for _, flag in chunk.flags]),
+            *outcomes.rows(settled),
+            packed.texts([outcome.id for outcome in settled]) if settled else None,
+            replay,
+        )
+        self._connection.execute(_INSERT, values)
+        return Written(
+            sum([chunk.events for chunk in chunks]),
+            sum([len(value) for value in values if value is not None]),
+            0 if replay is None else len(replay),
+        )
