@@ -195,6 +195,18 @@ def netns(pid: int) -> int | None:
     return _inode(f"/proc/{pid}/ns/net", None)
 
 
+def host_netns() -> int | None:
+    """Inode of the machine's own network namespace, which is pid 1's; None if it cannot be told.
+
+    Where pid 1 has capabilities that this process lacks its namespace may not be seen. /proc/PID/net then still tells
+    whether it is the one of this process: every namespace has files of its own there.
+    """
+    found = netns(1)
+    if found is None and _inode("/proc/1/net/dev", None) == _inode("/proc/self/net/dev", None) is not None:
+        found = netns(os.getpid())
+    return found
+
+
 def pids() -> list[int]:
     """Every process of this machine, as far as /proc shows."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - a Path for each entry costs more than the read

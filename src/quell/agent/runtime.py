@@ -342,7 +342,7 @@ def _hello(identity: Identity, machine_id: str, capabilities: Capabilities, limi
         boot_time=proc.boot_time(),
         capabilities=tuple(sorted(capabilities.words)),
         limits=(*capabilities.limits, *limits),
-        host_netns=proc.netns(1),
+        host_netns=proc.host_netns(),
     )
 
 
