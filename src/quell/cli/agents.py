@@ -44,7 +44,7 @@ def join_token(
     ] = 900.0,
     output: Output = Format.TABLE,
 ) -> None:
-    """A token with which one agent may enrol: `quell agent --url URL --join-token TOKEN` on its machine."""
+    """A token with which one agent may enrol: QUELL_JOIN_TOKEN=TOKEN quell agent --url URL, on its machine."""
     with connect(context) as client:
         answer = client.join_token(ttl)
     if output is Format.TABLE:

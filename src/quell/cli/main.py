@@ -22,6 +22,7 @@ from quell.cli import (
     webhooks,
 )
 from quell.cli.connection import DEFAULT_URL, Connection
+from quell.cli.demo import command as demo
 from quell.cli.exits import MEANINGS, Exit, exit_of
 from quell.errors import ApiError, DocumentError, QuellError
 
@@ -65,6 +66,7 @@ app.command()(documents.delete)
 app.command()(documents.validate)
 app.command()(explain.explain)
 app.command()(tokens.login)
+app.command()(demo.demo)
 app.add_typer(events.app, name="events")
 app.add_typer(flags.app, name="flags")
 app.add_typer(rejects.app, name="rejects")

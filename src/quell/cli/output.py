@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 Row = TypeVar("Row")
 
@@ -61,12 +62,23 @@ def print_rows(
     from rich.table import Table
     from rich.text import Text
 
+    screen = console()
+    if not screen.is_terminal:
+        screen.width = 10_000  # a line a row, however long, for grep and awk
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
     for name in columns:
         table.add_column(name.upper(), overflow="fold")
     for row in rows:
         table.add_row(*(Text(_cell(value(row))) for value in columns.values()))
-    console().print(table)
+    print_trimmed(screen, table)
+
+
+def print_trimmed(screen: Console, *drawn: RenderableType) -> None:
+    """Print without the blanks that tables fill their cells with: nobody wants them in a file or a copied text."""
+    with screen.capture() as capture:
+        for part in drawn:
+            screen.print(part)
+    screen.file.write(re.sub(r" +$", "", capture.get(), flags=re.MULTILINE))
 
 
 def _cell(value: object) -> str:

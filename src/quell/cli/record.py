@@ -5,7 +5,6 @@ SEMANTICS section 0.4. `quell explain`, the demonstration and the dry run print 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quell.cli.output import clock, milliseconds
+from quell.cli.output import clock, milliseconds, print_trimmed
 from quell.model.action import (
     Action,
     KillPod,
@@ -23,6 +22,7 @@ from quell.model.action import (
     Quarantine,
     ReniceProcess,
     SendWebhook,
+    SuppressLog,
     word,
 )
 from quell.model.decision import (
@@ -49,6 +49,8 @@ _STYLE: Mapping[str, str] = {
     OutcomeStatus.GONE: "yellow",
 }
 _ARROW = (" → ", "dim")
+#: Columns after which a criterion no longer pushes the values of the others to the right.
+_CRITERION = 40
 
 
 def print_record(
@@ -71,11 +73,7 @@ def print_record(
     if explanation.flags:
         sections.append(_section("flags", [_flag(flag) for flag in explanation.flags]))
     sections.append(_section("decided", [_imagined() if imagined else _decided(explanation.event, decision)]))
-    with console.capture() as capture:
-        for section in sections:
-            console.print(section)
-    # The tables fill their cells with blanks, which nobody wants in a file or a copied text.
-    console.file.write(re.sub(r" +$", "", capture.get(), flags=re.MULTILINE))
+    print_trimmed(console, *sections)
 
 
 def _section(title: str, lines: Sequence[RenderableType]) -> Table:
@@ -146,12 +144,11 @@ def _match(match: Match) -> RenderableType:
     if not match.evidence:
         head.append("  (no criterion: everything of this category)", "dim")
         return head
-    evidence = Table.grid(padding=(0, 2, 0, 0))
-    evidence.add_column(overflow="fold")
-    evidence.add_column(overflow="fold")
-    for held in match.evidence:
-        evidence.add_row(Text(held.criterion), Text.assemble(("is ", "dim"), (held.value, "green")))
-    return Group(head, Padding(evidence, (0, 0, 0, 2)))
+    width = min(max(len(held.criterion) for held in match.evidence), _CRITERION)
+    evidence = [
+        Text.assemble(f"{held.criterion:<{width}}", ("  is ", "dim"), (held.value, "green")) for held in match.evidence
+    ]
+    return Group(head, Padding(Group(*evidence), (0, 0, 0, 2)))
 
 
 def _action(record: ActionRecord, outcomes: Sequence[Outcome], pending: str) -> RenderableType:
@@ -169,9 +166,14 @@ def _action(record: ActionRecord, outcomes: Sequence[Outcome], pending: str) -> 
             course.append_text(Text.assemble(_ARROW, drawn))
         else:
             lines.append(Text.assemble(_ARROW, (outcome.id.rpartition("/")[2], "bold"), " ", drawn))
-    if not mine and record.status is Status.GRANTED and pending:
+    if not mine and record.status is Status.GRANTED and pending and not _is_immediate(record.action):
         course.append_text(Text.assemble(_ARROW, (pending, "dim")))
     return Group(head, Padding(Group(*lines), (0, 0, 0, 2)))
+
+
+def _is_immediate(action: Action) -> bool:
+    """Done with the decision itself, in its transaction: nothing comes back later."""
+    return isinstance(action, MakeRedFlag | MakeOpsFlag | SuppressLog)
 
 
 def _outcomes_of(record: ActionRecord, outcomes: Sequence[Outcome]) -> list[Outcome]:
@@ -205,7 +207,13 @@ def _outcome(outcome: Outcome) -> Text:
 
 
 def _fact(value: str | float | list[int]) -> str:
-    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+    match value:
+        case list():
+            return ", ".join(str(item) for item in value)
+        case float():
+            return f"{value:.3g}"
+        case _:
+            return str(value)
 
 
 def describe_action(action: Action) -> str:
@@ -251,7 +259,7 @@ def _flag(flag: Flag) -> Text:
         (f"{flag.flag_class.value} {flag.severity.value}", "bold red" if flag.flag_class == "red" else "bold yellow")
     )
     text.append(f"  {flag.name}")
-    if flag.description:
+    if flag.description not in ("", flag.name):
         text.append(f": {flag.description}", "dim")
     if flag.count > 1:
         text.append(f"  ({flag.count} times)", "dim")
