@@ -19,7 +19,7 @@ _FULL_RETRY = 30.0
 _BROKEN_RETRY = 5.0
 
 
-class Refusal(QuellError):  # noqa: N818 - it is an answer, named as one
+class Refusal(QuellError):
     """A request that is answered with a problem. retry_after in seconds; more: further members of the body."""
 
     def __init__(

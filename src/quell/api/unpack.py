@@ -23,7 +23,7 @@ _ZSTD_STEP = 1 << 8
 ENCODINGS = ("gzip", "zstd")
 
 
-class Disconnected(Exception):  # noqa: N818 - no error: nobody is left to answer
+class Disconnected(Exception):
     """The client went away before its request was complete."""
 
 
