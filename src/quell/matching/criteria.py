@@ -10,7 +10,7 @@ from quell.catalogue.forms import Threshold, is_glob, levels, threshold
 from quell.catalogue.names import NAMES, resolve
 from quell.catalogue.table import CRITERIA, Form, criterion_spec
 from quell.matching.patterns import Pattern, glob
-from quell.matching.reading import Read, Reading, reads, shown
+from quell.matching.reading import FOLDED, Read, Reading, reads, shown
 from quell.model.rule import Criterion
 
 _WHOLE_CVE = re.compile(r"CVE-\d{4}-\d{4,}")
@@ -27,6 +27,10 @@ class Test(Protocol):
 
     text: str
     expected: str
+    #: The only value on which it can hold; None: there are several, or the event writes it in its own way.
+    only: str | None
+
+    def holds(self, reading: Reading) -> bool: ...
 
     def held(self, reading: Reading) -> str | None:
         """The event's value on which it holds; None: it does not hold."""
@@ -38,7 +42,7 @@ class Test(Protocol):
 class Equality:
     """One of a field's values is one of `exact` or fits one of `patterns`."""
 
-    __slots__ = ("exact", "expected", "field", "patterns", "read", "text")
+    __slots__ = ("_is_folded", "exact", "expected", "field", "only", "patterns", "read", "text")
 
     def __init__(
         self,
@@ -51,30 +55,46 @@ class Equality:
         expected: str,
     ) -> None:
         self.field = field
+        self._is_folded = field in FOLDED
         self.read = read
         self.text = text
         self.exact = frozenset(exact)
         self.patterns = tuple(patterns)
         self.expected = expected
+        is_plain = len(self.exact) == 1 and not self.patterns and not self._is_folded
+        self.only: str | None = next(iter(self.exact)) if is_plain else None
 
-    def key(self, reading: Reading) -> str | None:
-        """The first of the event's values that is accepted."""
+    def holds(self, reading: Reading) -> bool:
         values = reading.values.get(self.field)
         if values is None:
             values = reading.values[self.field] = self.read(reading)
+        exact = self.exact
         for value in values:
-            if value in self.exact:
-                return value
-        if self.patterns:
-            for value in values:
-                for pattern in self.patterns:
-                    if pattern.matches(value):
-                        return value
-        return None
+            if value in exact:
+                return True
+        return bool(self.patterns) and self._fitting(values) is not None
 
     def held(self, reading: Reading) -> str | None:
-        key = self.key(reading)
-        return None if key is None else shown(reading, self.field, key)
+        values = reading.values.get(self.field)
+        if values is None:
+            values = reading.values[self.field] = self.read(reading)
+        exact = self.exact
+        for value in values:
+            if value in exact:
+                break
+        else:
+            fitting = self._fitting(values)
+            if fitting is None:
+                return None
+            value = fitting
+        return shown(reading, self.field, value) if self._is_folded else value
+
+    def _fitting(self, values: tuple[str, ...]) -> str | None:
+        for value in values:
+            for pattern in self.patterns:
+                if pattern.matches(value):
+                    return value
+        return None
 
     def got(self, reading: Reading) -> str | None:
         values = dict.fromkeys(shown(reading, self.field, key) for key in self.read(reading))
@@ -84,10 +104,11 @@ class Equality:
 class CveName:
     """Some vulnerability has one of these names."""
 
-    __slots__ = ("exact", "expected", "patterns", "prefixes", "text")
+    __slots__ = ("exact", "expected", "only", "patterns", "prefixes", "text")
 
     def __init__(self, text: str, values: tuple[str, ...]) -> None:
         self.text = text
+        self.only: str | None = None
         self.expected = " or ".join(values)
         upper = [value.upper() for value in values]
         self.patterns = tuple(glob(value) for value in upper if is_glob(value))
@@ -97,6 +118,9 @@ class CveName:
             if value.startswith("CVE-") and not is_glob(value) and _WHOLE_CVE.fullmatch(value) is None
         )
         self.exact = frozenset(upper) - frozenset(self.prefixes)
+
+    def holds(self, reading: Reading) -> bool:
+        return self.held(reading) is not None
 
     def held(self, reading: Reading) -> str | None:
         tally = reading.tally()
@@ -119,12 +143,13 @@ class CveName:
 class CveCount:
     """So many vulnerabilities of these severities, or so many that have a fix."""
 
-    __slots__ = ("expected", "fixable", "severities", "text", "thresholds")
+    __slots__ = ("expected", "fixable", "only", "severities", "text", "thresholds")
 
     def __init__(
         self, text: str, severities: tuple[str, ...], thresholds: tuple[Threshold, ...], *, fixable: bool
     ) -> None:
         self.text = text
+        self.only: str | None = None
         self.severities = severities
         self.thresholds = thresholds
         self.fixable = fixable
@@ -133,6 +158,9 @@ class CveCount:
             f"at least {bound.minimum} {what}" + (f", published more than {bound.days} days ago" if bound.days else "")
             for bound in thresholds
         )
+
+    def holds(self, reading: Reading) -> bool:
+        return self.held(reading) is not None
 
     def held(self, reading: Reading) -> str | None:
         tally = reading.tally()
@@ -157,14 +185,11 @@ class CveCount:
         return str(max(tally.fixable(self.severities, bound.days, reading.now) for bound in self.thresholds))
 
 
-class _ProcessPattern(Pattern):
-    """A glob with a slash is about the executable's path, one without about the name; neither meets the other."""
-
-    def __init__(self, text: str) -> None:
-        inner = glob(text)
-        is_path = "/" in text
-        self.text = text
-        self.matches = lambda value: ("/" in value) is is_path and inner.matches(value)
+def _process_glob(text: str) -> Pattern:
+    """With a slash it is about the executable's path, without one about the name; neither meets the other."""
+    matches = glob(text).matches
+    is_path = "/" in text
+    return Pattern(text, lambda value: ("/" in value) is is_path and matches(value))
 
 
 def compile_criterion(criterion: Criterion) -> Test:
@@ -207,11 +232,11 @@ def _accepted(form: Form, values: tuple[str, ...]) -> tuple[set[str], list[Patte
             case Form.NAME | Form.NUMBER:
                 exact.update(_names(value) if form is Form.NAME else (value.casefold(),))
                 if is_glob(value):
-                    patterns.append(glob(value.casefold(), case=False))
+                    patterns.append(glob(value.casefold()))
             case Form.PROCESS:
                 exact.add(value)
                 if is_glob(value):
-                    patterns.append(_ProcessPattern(value))
+                    patterns.append(_process_glob(value))
             case _:
                 exact.add(value)
                 if is_glob(value):

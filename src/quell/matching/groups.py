@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 from quell.matching.patterns import regex, wildcard
-from quell.matching.reading import Reading
+from quell.matching.reading import Known, Reading
 from quell.model.details import CveReport, SecurityDetails
 from quell.model.event import Category
 from quell.model.rule import Group, GroupCriterion
+from quell.model.subject import Subject
 
 #: Groups that are always there: every workload, the hosts, what is not managed, everything.
 CONTAINERS, NODES, EXTERNAL, ALL = "containers", "nodes", "external", "all"
@@ -30,55 +31,59 @@ class Groups:
         """ValueError: a criterion has an unknown operator or a pattern that cannot be read."""
         named = {key for group in groups for criterion in group.criteria if (key := _fact(criterion.key)) not in _KEYS}
         self._labels = tuple(sorted(key for key in named if not key.startswith("ns:")))
-        self._namespace_labels = tuple(sorted(key for key in named if key.startswith("ns:")))
-        places = {key: place for place, key in enumerate((*_KEYS, *self._labels, *self._namespace_labels))}
+        self._no_labels = (None,) * len(self._labels)
+        of_namespace = sorted(key for key in named if key.startswith("ns:"))
+        self._namespace_labels = tuple(key.removeprefix("ns:") for key in of_namespace)
+        places = {key: place for place, key in enumerate((*_KEYS, *self._labels, *of_namespace))}
         self._groups = tuple((group.name, _compiled(group, places)) for group in groups if _selects(group))
         self._memo: dict[Facts, tuple[str, ...]] = {}
 
     def read(self, reading: Reading) -> tuple[str, ...]:
         """The names of all groups that the event's subject is a member of."""
-        name = reading.identity.name
         subject = reading.subject
-        if name.startswith("group.auto."):
+        if reading.identity.is_of_group:
             return (ALL,) if subject.group is None else (ALL, subject.group)
-        if not subject.is_workload:
-            return (ALL, NODES) if is_host(reading) else (ALL,)
-        facts = self._facts(reading)
+        container = subject.container
+        if container is None:
+            if subject.pod is None:
+                return (ALL, NODES) if is_host(reading) else (ALL,)
+            facts = self._facts(subject, None, None)
+        else:
+            facts = self._facts(subject, container.name, reading.world.workloads.get(container.id))
         names = self._memo.get(facts)
         if names is None:
             if len(self._memo) >= _MEMO:
                 self._memo.clear()
             names = self._memo[facts] = self._names(facts)
-        container = subject.container
         if container is not None and (given := reading.world.groups_of(container.id)):
             names = (*names, *given)
-        if name.startswith("dlp."):
+        if reading.identity.lists_groups:
             details = reading.details()
             listed = details.groups if isinstance(details, SecurityDetails) else ()
             names = tuple(group for group in names if group == ALL or group in listed)
         return names
 
-    def _facts(self, reading: Reading) -> Facts:
+    def _facts(self, subject: Subject, name: str | None, known: Known | None) -> Facts:
         """What the event says of its workload; what it does not say, from the inventory."""
-        subject = reading.subject
-        container = subject.container
         pod = subject.pod
-        name = None if container is None else container.name
-        image, node, service, namespace = subject.image, subject.node, subject.service, subject.namespace
         labels = None if pod is None else pod.labels
         namespace_labels = subject.namespace_labels
-        known = None if container is None else reading.world.workloads.get(container.id)
-        if known is not None:
-            name = name or known.name
-            image, node = image or known.image, node or known.node
-            service, namespace = service or known.service, namespace or known.namespace
+        if known is None:
+            facts: Facts = (name, subject.image, subject.node, subject.service, subject.namespace)
+        else:
+            facts = (
+                name or known.name,
+                subject.image or known.image,
+                subject.node or known.node,
+                subject.service or known.service,
+                subject.namespace or known.namespace,
+            )
             labels = known.labels if labels is None else labels
             namespace_labels = known.namespace_labels if namespace_labels is None else namespace_labels
-        facts: Facts = (name, image, node, service, namespace)
         if self._labels:
-            facts += tuple(map((labels or {}).get, self._labels))
+            facts += tuple(map(labels.get, self._labels)) if labels else self._no_labels
         if self._namespace_labels:
-            facts += tuple(map((namespace_labels or {}).get, (key[3:] for key in self._namespace_labels)))
+            facts += tuple(map((namespace_labels or {}).get, self._namespace_labels))
         return facts
 
     def _names(self, facts: Facts) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from msgspec import Struct
 
 from quell.catalogue.table import ACTIONS
 from quell.errors import DocumentError, Problem
@@ -34,7 +36,7 @@ class Documents(Protocol):
     def policies(self) -> Sequence[Policy]: ...
 
 
-class Matched(NamedTuple):
+class Matched(Struct, frozen=True):
     """Everything that one event asks for, in the order of rule ids."""
 
     matches: tuple[Match, ...]
@@ -44,7 +46,7 @@ class Matched(NamedTuple):
 
 
 class CompiledRule:
-    __slots__ = ("asks", "name", "rank", "ref", "rule", "tests")
+    __slots__ = ("_evidence", "_match", "asks", "name", "rank", "ref", "rule", "tests")
 
     def __init__(self, rule: Rule, rank: int, tests: tuple[Test, ...]) -> None:
         self.rule = rule
@@ -54,16 +56,24 @@ class CompiledRule:
         self.name = rule.name
         self.tests = tests
         self.asks = _asks(rule, self.ref)
+        #: Each test, with its evidence if it can hold on one value only; the match, if that is so for all.
+        self._evidence = tuple((test, _known(test)) for test in tests)
+        known = tuple(evidence for _, evidence in self._evidence if evidence is not None)
+        self._match = Match(ref=self.ref, name=self.name, evidence=known) if len(known) == len(tests) else None
 
     def match(self, reading: Reading) -> Match:
         """For an event that it matches: on what."""
-        evidence = [Evidence(criterion=test.text, value=test.held(reading) or "") for test in self.tests]
+        if self._match is not None:
+            return self._match
+        evidence = [
+            known or Evidence(criterion=test.text, value=test.held(reading) or "") for test, known in self._evidence
+        ]
         return Match(ref=self.ref, name=self.name, evidence=tuple(evidence))
 
     def near_miss(self, reading: Reading) -> NearMiss | None:
         """The first criterion that the event does not meet; None: it meets all."""
         for test in self.tests:
-            if test.held(reading) is None:
+            if not test.holds(reading):
                 return NearMiss(
                     ref=self.ref,
                     name=self.name,
@@ -119,8 +129,10 @@ class Index:
             asked = policy.asked(reading, deviation) if policy and isinstance(deviation, Deviation) else None
         if not found and asked is None:
             return None
+        if asked is None and len(found) == 1:
+            return Matched((found[0].match(reading),), found[0].asks, (), reading)
         matches = tuple([rule.match(reading) for rule in found])
-        asks = found[0].asks if len(found) == 1 else tuple([ask for rule in found for ask in rule.asks])
+        asks = tuple([ask for rule in found for ask in rule.asks])
         if asked is None:
             return Matched(matches, asks, (), reading)
         return Matched((*matches, asked.match), (*asks, *asked.asks), asked.default_skipped, reading)
@@ -155,6 +167,10 @@ class Index:
 def compile(documents: Documents, revision: int = 0) -> Index:  # noqa: A001 - the word for it, used as index.compile
     """The index of these documents. DocumentError: criteria or patterns that cannot be read, all of them."""
     return Index(documents, revision)
+
+
+def _known(test: Test) -> Evidence | None:
+    return None if test.only is None else Evidence(criterion=test.text, value=test.only)
 
 
 def _rank(rule: CompiledRule) -> int:

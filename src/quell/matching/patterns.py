@@ -11,45 +11,73 @@ from functools import lru_cache
 
 import re2
 
-#: Answers kept for each pattern; a detector's values repeat.
+#: Answers kept for each pattern that RE2 is asked about; a detector's values repeat.
 MEMO = 512
+
+Matches = Callable[[str], bool]
 
 
 class Pattern:
-    """A compiled pattern that remembers its last answers."""
+    """text as it was written; matches says whether a value fits."""
 
     __slots__ = ("matches", "text")
 
-    def __init__(self, text: str, expression: str) -> None:
-        """ValueError: RE2 cannot read the expression."""
+    def __init__(self, text: str, matches: Matches) -> None:
         self.text = text
-        try:
-            find = re2.compile(expression, _OPTIONS).search
-        except re2.error as error:
-            reason = error.args[0]
-            said = reason.decode() if isinstance(reason, bytes) else str(reason)
-            raise ValueError(f"{text!r} is no pattern: {said}") from error
-
-        @lru_cache(maxsize=MEMO)
-        def matches(value: str) -> bool:
-            return find(value) is not None
-
-        self.matches: Callable[[str], bool] = matches
+        self.matches = matches
 
 
-def glob(text: str, *, case: bool = True) -> Pattern:
-    """The whole value must fit. case False: upper and lower case are one."""
-    return Pattern(text, rf"(?{'s' if case else 'si'})\A(?:{_expression(text)})\z")
+def glob(text: str) -> Pattern:
+    """The whole value must fit, in the same case. ValueError: a set's range is the wrong way round."""
+    if "?" in text or "[" in text:
+        return Pattern(text, _searched(text, rf"(?s)\A(?:{_expression(text)})\z"))
+    return Pattern(text, _starred(text))
 
 
 def wildcard(text: str) -> Pattern:
     """A glob of a group's criterion: only `*` and `?` mean more than themselves (SEMANTICS section 2)."""
-    return Pattern(text, rf"(?s)\A(?:{_expression(text.replace('[', '[[]'))})\z")
+    return Pattern(text, glob(text.replace("[", "[[]")).matches)
 
 
 def regex(text: str) -> Pattern:
-    """Unanchored: any part of the value may fit."""
-    return Pattern(text, text)
+    """Unanchored: any part of the value may fit. ValueError: RE2 cannot read it."""
+    return Pattern(text, _searched(text, text))
+
+
+def _searched(text: str, expression: str) -> Matches:
+    try:
+        find = re2.compile(expression, _OPTIONS).search
+    except re2.error as error:
+        reason = error.args[0]
+        said = reason.decode() if isinstance(reason, bytes) else str(reason)
+        raise ValueError(f"{text!r} is no pattern: {said}") from error
+
+    @lru_cache(maxsize=MEMO)
+    def matches(value: str) -> bool:
+        return find(value) is not None
+
+    return matches
+
+
+def _starred(text: str) -> Matches:
+    """Text with stars and nothing else: each part in turn at its first place, which is linear and needs no machine."""
+    if "*" not in text:
+        return text.__eq__
+    first, *middle, last = text.split("*")
+    least = len(first) + len(last)
+
+    def matches(value: str) -> bool:
+        if len(value) < least or not value.startswith(first) or not value.endswith(last):
+            return False
+        place, end = len(first), len(value) - len(last)
+        for part in middle:
+            place = value.find(part, place, end)
+            if place < 0:
+                return False
+            place += len(part)
+        return True
+
+    return matches
 
 
 def _expression(text: str) -> str:

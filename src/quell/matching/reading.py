@@ -52,10 +52,16 @@ class Identity(Struct, frozen=True):
     """What an event's names say: what `name` is compared with, whose rules it meets, and its kind."""
 
     keys: tuple[str, ...]
+    #: Each key as it was written.
+    written: dict[str, str]
     categories: tuple[Category, ...]
     kind: tuple[str, ...]
     #: The catalogue's name, else its own, with no case.
     name: str
+    #: It is about the group that its subject names (Group.Auto.*).
+    is_of_group: bool
+    #: It lists the groups that it counts for (DLP.*).
+    lists_groups: bool
 
 
 @lru_cache(maxsize=8192)
@@ -63,11 +69,16 @@ def identity(category: Category, name: str, catalogue_name: str | None, kind: st
     canonical = resolve(catalogue_name or name) or catalogue_name or name
     entry = NAMES.get(canonical)
     kind = kind or (entry.kind if entry else None)
+    folded = canonical.casefold()
+    written = {folded: canonical, (catalogue_name or name).casefold(): catalogue_name or name, name.casefold(): name}
     return Identity(
-        keys=tuple(dict.fromkeys((name.casefold(), (catalogue_name or name).casefold(), canonical.casefold()))),
+        keys=tuple(reversed(written)),
+        written=written,
         categories=_categories(category, entry),
         kind=() if kind is None else (str(kind),),
-        name=canonical.casefold(),
+        name=folded,
+        is_of_group=folded.startswith("group.auto."),
+        lists_groups=folded.startswith("dlp."),
     )
 
 
@@ -239,17 +250,17 @@ def is_deep(field: str, category: Category) -> bool:
     )
 
 
+#: Fields whose values have lost their case, or a number its letter.
+FOLDED = ("name", "number")
+
+
 def shown(reading: Reading, field: str, key: str) -> str:
-    """The event's value as it came, for a key that may have lost its case or letter."""
-    if field not in ("name", "number"):
-        return key
-    event = reading.event
-    for value in (event.name, event.catalogue_name):
-        if field == "name" and value is not None and value.casefold() == key:
-            return value
-    if event.category is Category.COMPLIANCE:
+    """The event's value as it came, for one of its values in a folded field."""
+    if field == "name" and (name := reading.identity.written.get(key)) is not None:
+        return name
+    if field in FOLDED:
         for number in reading.failed_items():
             folded = number.casefold()
-            if folded == key or folded.endswith("." + key):
+            if folded == key or folded.endswith(f".{key}"):
                 return number
-    return NAMES[canonical].name if (canonical := resolve(key)) else key
+    return key

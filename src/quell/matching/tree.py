@@ -82,7 +82,7 @@ class Node(Generic[R]):
             node = nodes.pop()
             for filed in node.here:
                 for test in filed.tests:
-                    if test.held(reading) is None:
+                    if not test.holds(reading):
                         break
                 else:
                     found.append(filed.rule)

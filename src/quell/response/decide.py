@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -83,21 +82,18 @@ def decide(
 ) -> Decision:
     """The record that this event ends in. Nothing is changed: what will be stands in its changes (SEMANTICS section 9)."""
     deciding = _Deciding(event, details, webhooks, state, now)
-    grouped: dict[Action, list[Ask]] = {}
-    for ask in asks:
-        grouped.setdefault(_PLAIN_WEBHOOK if isinstance(ask.action, SendWebhook) else ask.action, []).append(ask)
-    suppressors = [ask.by for ask in grouped.get(_SUPPRESS, ()) if not ask.audit]
-    suppressed = bool(suppressors) and not _is_safety_event(event)
-    for action, askers in _ordered(grouped):
-        match action:
-            case SuppressLog():
-                deciding.suppress(action, askers)
-            case SendWebhook():
-                deciding.tell(askers, suppressors if suppressed else [])
-            case MakeRedFlag() | MakeOpsFlag():
-                deciding.flag(action, askers)
-            case _:
-                deciding.act(action, askers)
+    suppressors = [ask.by for ask in asks if isinstance(ask.action, SuppressLog) and not ask.audit]
+    if suppressors and _is_safety_event(event):
+        suppressors = []
+    for action, askers in _grouped(asks):
+        if isinstance(action, SuppressLog):
+            deciding.suppress(action, askers, suppressors)
+        elif isinstance(action, SendWebhook):
+            deciding.tell(askers, suppressors)
+        elif isinstance(action, MakeRedFlag | MakeOpsFlag):
+            deciding.flag(action, askers)
+        else:
+            deciding.act(action, askers)
     return Decision(
         event_id=event.id,
         time=now,
@@ -105,20 +101,24 @@ def decide(
         matches=tuple(matches),
         near_misses=near_misses,
         actions=tuple(deciding.records),
-        suppressed=suppressed,
+        suppressed=bool(suppressors),
         default_skipped=default_skipped,
         changes=tuple(deciding.changes),
     )
 
 
-_PLAIN_WEBHOOK = SendWebhook()
-_SUPPRESS = SuppressLog()
+_WEBHOOK = SendWebhook()
 
 
-def _ordered(grouped: dict[Action, list[Ask]]) -> Iterable[tuple[Action, list[Ask]]]:
-    """As asked; but of several quarantines the strictest and longest first, so that no other needs a command."""
-    if len(grouped) == 1:
-        return grouped.items()
+def _grouped(asks: Sequence[Ask]) -> Iterable[tuple[Action, list[Ask]]]:
+    """Each action with its askers, as asked; all webhooks are one, and the strictest and longest quarantine comes first,
+    so that no other needs a command.
+    """
+    if len(asks) == 1:
+        return [(asks[0].action, [asks[0]])]
+    grouped: dict[Action, list[Ask]] = {}
+    for ask in asks:
+        grouped.setdefault(_WEBHOOK if isinstance(ask.action, SendWebhook) else ask.action, []).append(ask)
     return sorted(grouped.items(), key=lambda item: _weight(item[0]))
 
 
@@ -130,12 +130,16 @@ def _weight(action: Action) -> tuple[bool, float]:
 
 def _is_safety_event(event: Event) -> bool:
     """Quell's own events, but for those whose names the mission document gives users to match."""
+    if event.source != "quell":
+        return False
     entry = NAMES.get(event.catalogue_name or event.name)
-    return event.source == "quell" and (entry is None or entry.origin == "quell")
+    return entry is None or entry.origin == "quell"
 
 
 class _Deciding:
     """The records and changes of one decision, as they grow."""
+
+    __slots__ = ("_aims", "_leases", "_spent", "changes", "details", "event", "now", "records", "state", "webhooks")
 
     def __init__(
         self, event: Event, details: Decoded, webhooks: Mapping[str, Webhook], state: State, now: float
@@ -147,16 +151,25 @@ class _Deciding:
         self.now = now
         self.records: list[ActionRecord] = []
         self.changes: list[StateChange] = []
-        self._spent: Counter[str] = Counter()
+        #: What this decision has counted in each window so far.
+        self._spent: dict[str, int] = {}
         self._aims: dict[type[AgentAction], Aim] = {}
         self._leases: dict[str, Lease] = {}
 
-    def suppress(self, action: SuppressLog, asks: list[Ask]) -> None:
-        if _is_safety_event(self.event):
-            said = Refusal(Reason.NOT_APPLICABLE, "Quell's own safety events are never suppressed")
-            self._record(action, [Verdict(ask, _audited(ask, said)) for ask in asks])
+    def suppress(self, action: SuppressLog, asks: list[Ask], suppressors: list[str]) -> None:
+        """suppressors: those of the askers that can."""
+        if suppressors:
+            self.records.append(
+                ActionRecord(
+                    id=f"{self.event.id}/{len(self.records)}",
+                    action=action,
+                    asked_by=tuple([ask.by for ask in asks]),
+                    status=Status.GRANTED,
+                )
+            )
             return
-        self._record(action, [Verdict(ask, _audited(ask, None)) for ask in asks])
+        said = Refusal(Reason.NOT_APPLICABLE, "Quell's own safety events are never suppressed")
+        self._record(action, [Verdict(ask, _audited(ask, None) or said) for ask in asks])
 
     def flag(self, action: MakeRedFlag | MakeOpsFlag, asks: list[Ask]) -> None:
         """Its success is its making, so a cooldown starts at once."""
@@ -331,7 +344,7 @@ class _Deciding:
             id=f"{self.event.id}/{len(self.records)}",
             action=action,
             target=target,
-            asked_by=tuple(dict.fromkeys(asked_by)),
+            asked_by=tuple(asked_by) if len(asked_by) == 1 else tuple(dict.fromkeys(asked_by)),
             status=status,
             reason=reason,
             explanation=explanation,
@@ -373,13 +386,14 @@ class _Deciding:
         """Within the rule's own limit."""
         if ask.limit is not None:
             key = limit_key(ask)
-            self._spent[key] += 1
+            self._spent[key] = self._spent.get(key, 0) + 1
             self.changes.append(BudgetSpent(keys=(key,), at=self.now, window=ask.limit[1]))
 
     def _spend(self, granted: list[Ask], aimed: Aim) -> None:
         safety = self.state.safety
         keys = budget_keys(list(dict.fromkeys(ask.owner for ask in granted)), aimed.subject.namespace)
-        self._spent.update(keys)
+        for key in keys:
+            self._spent[key] = self._spent.get(key, 0) + 1
         window = max(safety.budget_engine[1], safety.budget_rule[1], safety.budget_namespace[1])
         self.changes.append(BudgetSpent(keys=tuple(keys), at=self.now, window=window))
         for ask in granted:

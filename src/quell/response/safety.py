@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 
 from quell.model.action import AgentAction, Quarantine, word
 from quell.model.decision import Ask, Reason
@@ -73,22 +73,22 @@ def budget_keys(owners: list[str], namespace: str | None) -> list[str]:
     return keys if namespace is None else [*keys, f"namespace/{namespace}"]
 
 
-def restrained(ask: Ask, target: str, state: State, now: float, spent: Counter[str]) -> Refusal | None:
+def restrained(ask: Ask, target: str, state: State, now: float, spent: Mapping[str, int]) -> Refusal | None:
     """The rule's own bounds: cooldown and limit. spent: what this decision has granted so far."""
     if ask.cooldown is not None and state.cooldowns.get(cooldown_key(ask, target), 0.0) > now:
         return Refusal(Reason.COOLDOWN, f"{ask.owner} did it to this target less than {ask.cooldown:.0f} s ago")
-    if ask.limit is not None and state.is_over(limit_key(ask), ask.limit, now, spent[limit_key(ask)]):
+    if ask.limit is not None and state.is_over(limit_key(ask), ask.limit, now, spent.get(limit_key(ask), 0)):
         count, window = ask.limit
         return Refusal(Reason.LIMIT, f"{ask.owner} acts at most {count} times in {window:.0f} s")
     return None
 
 
-def over_budget(ask: Ask, namespace: str | None, state: State, now: float, spent: Counter[str]) -> Refusal | None:
+def over_budget(ask: Ask, namespace: str | None, state: State, now: float, spent: Mapping[str, int]) -> Refusal | None:
     safety = state.safety
     bounds = [(ENGINE, safety.budget_engine, "in all"), (ask.owner, safety.budget_rule, f"by {ask.owner}")]
     if namespace is not None:
         bounds.append((f"namespace/{namespace}", safety.budget_namespace, f"in namespace {namespace}"))
     for key, bound, what in bounds:
-        if state.is_over(key, bound, now, spent[key]):
+        if state.is_over(key, bound, now, spent.get(key, 0)):
             return Refusal(Reason.BUDGET, f"more than {bound[0]} destructive actions {what} in {bound[1]:.0f} s")
     return None
