@@ -58,7 +58,7 @@ class Quell:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def agents(self) -> list[dict[str, object]]:
-        answer: list[dict[str, object]] = json.loads(self.quell("-o", "json", "agents", "list"))
+        answer: list[dict[str, object]] = json.loads(self.quell("agents", "list", "-o", "json"))
         return answer
 
 

@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from quell.api.app import create_app
+from quell.api.app import App, create_app
 from quell.controller.controller import Controller
 from quell.settings import Settings
 from quell.storage import join_tokens, tokens
@@ -32,14 +32,14 @@ _log = structlog.get_logger(__name__)
 class Running:
     """A controller that answers. url: of the API, with the port that was really taken."""
 
-    def __init__(self, controller: Controller, url: str, server: uvicorn.Server) -> None:
+    def __init__(self, controller: Controller, url: str, app: App) -> None:
         self.controller = controller
         self.url = url
-        self._server = server
+        self._app = app
 
-    def stop(self) -> None:
-        """Ends the block of `serving`."""
-        self._server.should_exit = True
+    def login_link(self) -> str:
+        """Opens the page, once and within a quarter of an hour."""
+        return f"{self.url}/login?code={self._app.auth.login_code()}"
 
 
 @contextlib.asynccontextmanager
@@ -49,8 +49,9 @@ async def serving(folder: Path, settings: Settings) -> AsyncIterator[Running]:
     try:
         await _first_tokens(controller)
         controller.start()
+        app = create_app(controller)
         config = uvicorn.Config(
-            create_app(controller),
+            app,
             host=settings.server.host,
             port=settings.server.port,
             http="httptools",
@@ -61,6 +62,7 @@ async def serving(folder: Path, settings: Settings) -> AsyncIterator[Running]:
             ws_max_size=1 << 20,
             ws_per_message_deflate=False,
             server_header=False,
+            date_header=False,
             timeout_graceful_shutdown=5,
         )
         config.load()
@@ -69,7 +71,7 @@ async def serving(folder: Path, settings: Settings) -> AsyncIterator[Running]:
         await server.startup()
         try:
             port = server.servers[0].sockets[0].getsockname()[1]
-            yield Running(controller, f"http://{_host(settings.server.host)}:{port}", server)
+            yield Running(controller, f"http://{_host(settings.server.host)}:{port}", app)
         finally:
             await server.shutdown()
     finally:

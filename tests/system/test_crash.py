@@ -65,6 +65,14 @@ def post(quell: Quell, content: bytes) -> bool:
     return True
 
 
+def up(quell: Quell) -> bool:
+    """The agent is linked; before that a kill would be refused for want of an agent."""
+    try:
+        return quell.linked()
+    except httpx.HTTPError:
+        return False
+
+
 def record(quell: Quell, identifier: str) -> dict[str, Any]:
     told: dict[str, Any] = quell.ask("GET", f"/v1/events/{identifier}")
     return told
@@ -97,15 +105,16 @@ def test_crash_at_each_step(fault: str, quell: Quell, receiver: Receiver, bystan
     quell.start_controller("" if of_agent else fault)
     quell.start_agent(fault if of_agent else "")
     ended = quell.agent_ended if of_agent else quell.controller_ended
-    victim = Victim("crash-" + fault)
+    victim = Victim("crash-" + fault.replace(".", "-"))
     try:
-        time.sleep(0.03)  # an event within a clock tick of the start would be refused: it proves nothing
+        wait_for(lambda: ended() or up(quell), what="the agent's link")
         acknowledged = post(quell, victim.event())
         wait_for(ended, what=f"the crash at {fault}")
         if of_agent:
             quell.start_agent()
         else:
             quell.start_controller()
+        wait_for(lambda: up(quell), what="the agent's link")
         while not acknowledged:
             acknowledged = post(quell, victim.event())
         wait_for(lambda: settled(quell, victim.id), what="outcomes")

@@ -17,7 +17,7 @@ from quell.api.metrics import MEDIA_TYPE, Metrics
 from quell.api.page import Page
 from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
-from quell.channel.messages import JOIN_PATH, LINK_PATH
+from quell.channel.messages import JOIN_PATH, LINK_PATH, Welcome
 from quell.controller.controller import Controller
 from quell.errors import QuellError
 
@@ -33,7 +33,8 @@ class App:
 
     def __init__(self, controller: Controller) -> None:
         self.auth = Auth(controller.store)
-        self.links = AgentLinks(controller, clock=time.time)
+        safety = controller.settings.safety
+        self.links = AgentLinks(controller, clock=time.time, welcome=lambda: Welcome(paused=safety.paused))
         self._store = controller.store
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
         self._page = Page(controller, self.auth)

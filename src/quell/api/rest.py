@@ -144,6 +144,10 @@ def rest(controller: Controller, auth: Auth, links: AgentLinks) -> Litestar:
         )
         return JoinToken(token=secret, expires=expires)
 
+    def withdrawn(agent: str) -> None:
+        links.close(agent, "this machine enrolled anew")
+        controller.agent_withdrawn(agent)
+
     @post("/v1/agents/join", summary="Enrol an agent; the join token is the proof")
     async def enrol(data: JSONBody[JoinRequest], request: Request[Any, Any, Any]) -> Joined:
         try:
@@ -152,7 +156,7 @@ def rest(controller: Controller, auth: Auth, links: AgentLinks) -> Litestar:
                 data,
                 controller_key=controller.signing_key.public_key(),
                 now=time.time(),
-                withdrawn=lambda agent: links.close(agent, "this machine enrolled anew"),
+                withdrawn=withdrawn,
             )
         except LinkError as error:
             auth.failed(peer(cast("Scope", request.scope)))

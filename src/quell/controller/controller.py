@@ -16,7 +16,7 @@ import structlog
 from quell.channel.keys import load_or_create_key
 from quell.channel.messages import Hello
 from quell.controller.dispatcher import Dispatcher
-from quell.controller.own_events import after_outcome, own_event
+from quell.controller.own_events import after_outcome, makes_event, own_event
 from quell.controller.pipeline import Pipeline
 from quell.controller.rulebook import KINDS, Change, Key, Thing, as_documents, kind_of, name_of, plan_apply, plan_delete
 from quell.controller.webhooks import Webhooks
@@ -28,7 +28,7 @@ from quell.evaluate import evaluate
 from quell.ids import uuid7
 from quell.matching.index import compile  # noqa: A004 - the word of the design
 from quell.model.action import word
-from quell.model.decision import Command, Outcome
+from quell.model.decision import Command, Outcome, StateChange
 from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
 from quell.model.subject import Subject
@@ -51,6 +51,9 @@ _REPLAY_BYTES = 4 << 20
 #: Under which the store keeps how often the documents were changed.
 _REVISION = "documents.revision"
 
+#: What an agent's hello says beside who it is.
+_SAID = ("version", "boot_id", "boot_time", "capabilities", "limits", "host_netns")
+
 _log = structlog.get_logger(__name__)
 
 
@@ -66,14 +69,17 @@ class Controller:
             for kept in store.read(stored_documents.all_of)
         }
         self._applying = asyncio.Lock()
-        self._agents: dict[str, Hello] = {}
+        #: What each enrolled agent last said of itself, by id.
+        self._agents = {agent.id: hello for agent in store.read(stored_agents.all_of) if (hello := _hello(agent))}
+        self._linked: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.dispatcher = Dispatcher(
             store,
             self.signing_key,
             time.time,
             self._reported,
-            changes=lambda _command, outcome: self.state.outcome(outcome),
+            changes=self._settled,
+            on_failure=self._write_failed,
         )
         documents = as_documents(self._things.values())
         self.webhooks = Webhooks(
@@ -88,6 +94,7 @@ class Controller:
             time.time,
             self._write_failed,
         )
+        self._set_agents()
         _freeze()
 
     @classmethod
@@ -218,10 +225,18 @@ class Controller:
     # ---- agents and quarantines
 
     def agent_connected(self, hello: Hello) -> None:
+        """Its facts are kept: while its link is down, commands wait for it until they expire."""
         self._agents[hello.agent] = hello
+        self._linked.add(hello.agent)
         self._set_agents()
+        self.store.write(lambda connection: _keep_hello(connection, hello, time.time()), _told)
 
     def agent_disconnected(self, agent: str) -> None:
+        self._linked.discard(agent)
+
+    def agent_withdrawn(self, agent: str) -> None:
+        """Its enrolment has ended: nothing is sent to it any more."""
+        self._linked.discard(agent)
         self._agents.pop(agent, None)
         self._set_agents()
 
@@ -237,7 +252,7 @@ class Controller:
                     "node": agent.node,
                     "machine_id": agent.machine_id,
                     "enrolled": agent.enrolled,
-                    "connected": hello is not None,
+                    "connected": agent.id in self._linked,
                     "version": "" if hello is None else hello.version,
                     "capabilities": [] if hello is None else sorted(hello.capabilities),
                     "limits": [] if hello is None else list(hello.limits),
@@ -278,8 +293,17 @@ class Controller:
 
     # ---- what comes back
 
+    def _settled(self, command: Command, outcome: Outcome) -> Sequence[StateChange]:
+        """What follows from an outcome. The event it makes enters the queue first: a crash between the two leaves the
+        outcome unacknowledged, so that it is reported again and makes the same event, which is then a repetition.
+        """
+        stored = self.store.event(command.event_id) if command.event_id and makes_event(command, outcome) else None
+        event = after_outcome(command, outcome, None if stored is None else self._decoded(stored), time.time())
+        if event is not None:
+            self._ingest_own(event)
+        return self.state.outcome(outcome)
+
     def _reported(self, command: Command, outcome: Outcome) -> None:
-        """An outcome is on disk: what it makes happens now, as an event like any other."""
         _log.info(
             "outcome",
             command=command.id,
@@ -287,21 +311,27 @@ class Controller:
             status=outcome.status.value,
             reason=None if outcome.reason is None else outcome.reason.value,
         )
-        stored = self.store.event(command.event_id) if command.event_id else None
-        cause = None if stored is None else self._decoded(stored)
-        event = after_outcome(command, outcome, cause, time.time())
-        if event is not None:
-            self._spawn(self._ingest_own(event))
 
-    async def _ingest_own(self, event: Event) -> None:
-        """Repeated until it is on disk: nobody else will send it again."""
+    def _ingest_own(self, event: Event) -> None:
+        try:
+            written = self.pipeline.submit([event])
+        except (QueueFull, StoreError) as error:
+            self._spawn(self._ingest_later(event, error))
+        else:
+            self._spawn(self._ingest_later(event, None, written))
+
+    async def _ingest_later(
+        self, event: Event, error: Exception | None, written: asyncio.Future[None] | None = None
+    ) -> None:
+        """Until it is on disk: nobody else will send it again."""
         while True:
             try:
-                await self.pipeline.submit([event])
+                await (written if written is not None else self.pipeline.submit([event]))
                 return
-            except (QueueFull, StoreError) as error:
-                _log.error("an event of Quell's own cannot be written yet", event=event.id, error=str(error))
-                await asyncio.sleep(_TICK)
+            except (QueueFull, StoreError) as problem:
+                written, error = None, problem
+            _log.error("an event of Quell's own cannot be written yet", event=event.id, error=str(error))
+            await asyncio.sleep(_TICK)
 
     @staticmethod
     def _decoded(stored: Stored) -> Event:
@@ -316,9 +346,8 @@ class Controller:
             await asyncio.wrap_future(self.store.submit(lambda _connection: None))
         except StoreError as error:
             _log.error("the store does not take writes", error=str(error))
-        agents = self._agents.values()
         self.state = self.pipeline.state = _restored(self.store, self.settings)
-        self.state.set_agents(_agent_facts(hello) for hello in agents)
+        self._set_agents()
 
     async def _tick(self) -> None:
         while True:
@@ -330,11 +359,7 @@ class Controller:
                 self._snapshot()
 
     def _snapshot(self) -> None:
-        def done(error: StoreError | None) -> None:
-            if error is not None:
-                _log.error("the state could not be saved", error=str(error))
-
-        self.store.snapshot(self.state.snapshot(), done)
+        self.store.snapshot(self.state.snapshot(), _told)
 
     def _set_agents(self) -> None:
         self.state.set_agents(_agent_facts(hello) for hello in self._agents.values())
@@ -343,6 +368,27 @@ class Controller:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _told(error: StoreError | None) -> None:
+    """For writes that are made again by themselves."""
+    if error is not None:
+        _log.error("what the controller knows could not be saved", error=str(error))
+
+
+def _keep_hello(connection: sqlite3.Connection, hello: Hello, now: float) -> None:
+    agent = stored_agents.get(connection, hello.agent)
+    if agent is not None:
+        said = {name: getattr(hello, name) for name in _SAID}
+        stored_agents.put(connection, msgspec.structs.replace(agent, seen=now, **said))
+
+
+def _hello(agent: stored_agents.Agent) -> Hello | None:
+    """What it said when it was last linked; None: it never was."""
+    if agent.seen is None or agent.boot_time is None:
+        return None
+    said = {name: getattr(agent, name) for name in _SAID}
+    return Hello(agent=agent.id, node=agent.node, machine_id=agent.machine_id, **said)
 
 
 def _agent_facts(hello: Hello) -> AgentFacts:

@@ -96,16 +96,19 @@ class Dispatcher:
         on_reported: Callable[[Command, Outcome], None],
         *,
         changes: Callable[[Command, Outcome], Sequence[StateChange]] = lambda _command, _outcome: (),
+        on_failure: Callable[[], None] = lambda: None,
         timing: Timing = Timing(),  # noqa: B008 - frozen
     ) -> None:
         """on_reported is called once for each outcome, after it is on disk. changes tells, before, what follows from
-        an outcome for the engine's state (a cooldown starts); it is written in the same transaction.
+        an outcome for the engine's state (a cooldown starts); it is written in the same transaction. on_failure: that
+        transaction did not succeed.
         """
         self._store = store
         self._key = signing_key
         self._clock = clock
         self._on_reported = on_reported
         self._changes = changes
+        self._on_failure = on_failure
         self._timing = timing
         self._pending: dict[str, dict[str, _Pending]] = {}
         self._links: dict[str, Link] = {}
@@ -262,6 +265,7 @@ class Dispatcher:
         if error is not None:
             # Not acknowledged: the repeated command makes the agent report again, an expiry comes up at the next look.
             _log.error("an outcome could not be recorded", command=command.id, agent=command.agent, error=str(error))
+            self._on_failure()
             if command.id not in self._given_up:
                 return
         commands = self._pending.get(command.agent, {})

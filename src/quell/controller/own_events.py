@@ -21,14 +21,20 @@ _SUFFIX = "/event"
 MAX_CHAIN = 4
 
 
+def makes_event(command: Command, outcome: Outcome) -> bool:
+    """Whether this outcome makes an event, and is not the end of a chain."""
+    done = outcome.status is OutcomeStatus.DONE and type(command.action) in _NAMES
+    return done and command.id.count(_SUFFIX) < MAX_CHAIN
+
+
 def after_outcome(command: Command, outcome: Outcome, cause: Event | None, received: float) -> Event | None:
     """The event that an outcome makes; None for most, and at the end of a chain.
 
     cause: what the command answered, whose subject says more than the target; None if it is no longer kept.
     """
-    name = _NAMES.get(type(command.action)) if outcome.status is OutcomeStatus.DONE else None
-    if name is None or command.id.count(_SUFFIX) >= MAX_CHAIN:
+    if not makes_event(command, outcome):
         return None
+    name = _NAMES[type(command.action)]
     target = command.target
     assert isinstance(target, NetworkTarget)  # noqa: S101 - these two actions have no other
     by = ", ".join(asker.replace("/", " ") for asker in command.asked_by) or "nobody known"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -59,7 +59,8 @@ class Pipeline:
         self._offers = offers
         self._clock = clock
         self._on_failure = on_failure
-        self._recent: OrderedDict[str, None] = OrderedDict()
+        #: Given ids, and for those not yet on disk the future that says when they are.
+        self._recent: OrderedDict[str, asyncio.Future[None] | None] = OrderedDict()
 
     def use(self, index: Index) -> None:
         """Decide by these documents from the next event on."""
@@ -69,19 +70,23 @@ class Pipeline:
     def submit(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Decide these events and queue them; the future is done when they are on disk.
 
-        An event whose id came with it and is known already is left out: it was decided before. QueueFull if too
-        much waits; then nothing was done. The future raises StoreFull or StoreError.
+        An event whose id came with it and is known already is left out: it was decided before, and if it is still on
+        its way to the disk the future waits for that. QueueFull if too much waits; then nothing was done. The future
+        raises StoreFull or StoreError.
         """
         self._store.check(len(events), sum([len(event.raw) for event in events]))
         index, state, now = self.index, self.state, self._clock()
         entries: list[Entry] = []
-        for event in self._fresh(events):
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        fresh, awaited = self._fresh(events, future)
+        for event in fresh:
             decision = evaluate(event, index, state, now)
             if decision.actions or decision.changes:
                 entries.append(self._entry(event, decision, now))
             else:
                 entries.append(Entry(event=event, decision=decision, own_id=not event.id_given))
-        return self._append(entries)
+        self._append(entries, future)
+        return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
     def submit_release(self, event: Event, release: Release) -> asyncio.Future[None]:
         """Journal an event of Quell's own whose decision is to let go of quarantines, and send what follows."""
@@ -104,16 +109,16 @@ class Pipeline:
             changes=release.changes,
         )
         self.state.apply(decision)
-        return self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))])
-
-    def _append(self, entries: list[Entry]) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future)
+        return future
+
+    def _append(self, entries: list[Entry], future: asyncio.Future[None]) -> None:
 
         def done(error: StoreError | None) -> None:
             self._written(future, entries, error)
 
         self._store.append(entries, done)
-        return future
 
     def _entry(self, event: Event, decision: Decision, now: float) -> Entry:
         """An event with what follows from its decision; the state learns of the decision here, and only here."""
@@ -150,27 +155,41 @@ class Pipeline:
                     items[identifier] = _delivery(identifier, name, content, event.id, now)
         return list(items.values())
 
-    def _fresh(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Without those that were decided before. Detectors that give no ids pay nothing for this."""
+    def _fresh(
+        self, events: Sequence[Event], future: asyncio.Future[None]
+    ) -> tuple[Sequence[Event], set[asyncio.Future[None]]]:
+        """Without those that were decided before, and the futures of those that are not yet on disk.
+
+        future: of the events that remain. Detectors that give no ids pay nothing for this.
+        """
         given = [event.id for event in events if event.id_given]
         if not given:
-            return events
+            return events, set()
         recent = self._recent
         unsure = [identifier for identifier in given if identifier not in recent]
         known = self._store.known_ids(unsure) if unsure else set()
         fresh: list[Event] = []
+        awaited: set[asyncio.Future[None]] = set()
         for event in events:
             if event.id_given:
-                if event.id in recent or event.id in known:
+                if event.id in recent:
+                    earlier = recent[event.id]
+                    if earlier is not None and earlier is not future:
+                        awaited.add(earlier)
                     continue
-                recent[event.id] = None
+                if event.id in known:
+                    continue
+                recent[event.id] = future
             fresh.append(event)
         while len(recent) > _RECENT_IDS:
             recent.popitem(last=False)
-        return fresh
+        return fresh, awaited
 
     def _written(self, future: asyncio.Future[None], entries: Sequence[Entry], error: StoreError | None) -> None:
         if error is None:
+            for entry in entries:
+                if entry.event.id_given and entry.event.id in self._recent:
+                    self._recent[entry.event.id] = None
             if queued := [item for entry in entries if entry.outbox for item in entry.outbox]:
                 for offer in self._offers:
                     offer(queued)
@@ -183,6 +202,11 @@ class Pipeline:
         self._on_failure()
         if not future.done():
             future.set_exception(error)
+
+
+async def _all_of(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in futures:
+        await future
 
 
 def _delivery(identifier: str, endpoint: str, content: bytes, event_id: str, now: float) -> OutboxItem:
