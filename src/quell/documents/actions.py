@@ -65,7 +65,7 @@ def read_action(value: Value, *, foreign: bool, others: Collection[str] = ()) ->
     if required:
         value.problem(
             f'{word} needs {" and ".join(required)}: write "{ACTIONS[word].example}"',
-            expected=f"{word}: {{{', '.join(f'{name}: ...' for name in required)}}}",
+            expected=ACTIONS[word].example,
             got=word,
         )
         return Written(word, None, Fields())

@@ -22,6 +22,10 @@ from quell.model.rule import Criterion
 _SINGLE = (Form.KIND, Form.REPORT, Form.TEXT, Form.PROCESS)
 
 
+#: As messages name them.
+_TYPES = {f"{type_}<key>" if type_.endswith(":") else type_: spec for type_, spec in CRITERIA.items()}
+
+
 class Context(Struct, frozen=True):
     """The rule around criteria."""
 
@@ -42,7 +46,7 @@ def read_criteria(value: Value, context: Context) -> tuple[Criterion, ...]:
         if spec is None:
             continue
         if context.category is not None and context.category not in spec.categories:
-            takes = [other.type for other in CRITERIA.values() if context.category in other.categories]
+            takes = [name for name, other in _TYPES.items() if context.category in other.categories]
             item.problem(
                 f"{type_} does not apply to category {context.category}: none of its events has one",
                 expected=listed(takes),
@@ -101,7 +105,7 @@ def _is_type(type_: str, place: Value) -> bool:
             )
         return type_ != "label:"
     if type_ not in CRITERIA:
-        place.unknown("criterion", type_, CRITERIA)
+        place.unknown("criterion", type_, _TYPES)
         return False
     return True
 
@@ -130,12 +134,10 @@ def _read(spec: CriterionSpec, text: str, place: Value, context: Context) -> str
             return text.lower()
         case Form.COUNT | Form.FIXED_COUNT:
             if threshold(spec.form, text) is None:
-                forms = "N, >N or >=N" if spec.form is Form.COUNT else "N, >N or >=N, with /D days after it if wanted"
-                place.problem(
-                    f'expected a count that can fail to be reached, as in {spec.example}, got "{text}"',
-                    expected=forms,
-                    got=text,
+                form = (
+                    "N, >N or >=N from 1 up" if spec.form is Form.COUNT else "N, >N or >=N, then /D for days if wanted"
                 )
+                place.problem(f'expected {form}, as in {spec.example}, got "{text}"', expected=form, got=text)
                 return ""
             bare = spec.form is Form.FIXED_COUNT and not text.startswith(">")
             return f">={text}" if bare and context.counts_at_least else text
@@ -194,7 +196,7 @@ def _refuse_contradictions(found: list[tuple[Criterion, Value]], kind: Kind | No
         if criterion.type == "kind" and kind is not None and kind not in criterion.values:
             place.problem(
                 f"{_told(criterion)} and event: {kind} can never hold together: write event: security-event",
-                expected=f"kind:{kind}",
+                expected="event: security-event",
                 got=_told(criterion),
             )
 

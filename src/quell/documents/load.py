@@ -121,6 +121,9 @@ def _read_text(text: str | bytes, report: Report) -> _Found:
 
 def _read(value: Value) -> _Found:
     """One document, or those in a list of them."""
+    if not value.is_mapping:
+        value.wrong("a document with apiVersion, kind, metadata and spec")
+        return []
     outer = value.entries()
     version, kind = _version_and_kind(value, outer)
     if kind in _LISTS.get(version, ()):
@@ -154,8 +157,6 @@ def _read_item(item: Value) -> _Found:
 
 def _version_and_kind(value: Value, outer: Fields) -> tuple[str, str]:
     """What says how to read a document; "" after a problem."""
-    if not value.is_mapping:
-        return "", ""
     for field in ("apiVersion", "kind"):
         if field not in outer:
             value.problem(f'missing field "{field}"', expected=listed(KINDS) if field == "apiVersion" else field)

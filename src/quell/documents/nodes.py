@@ -57,7 +57,7 @@ class _Frame(Struct):
     height: int = 0
 
 
-class _Fault(Exception):  # noqa: N818 - caught within this module, where it becomes a Problem
+class _Fault(Exception):
     def __init__(self, message: str, mark: yaml.Mark) -> None:
         super().__init__(message)
         self.mark = mark
@@ -174,7 +174,8 @@ def _document(parser: yaml.CSafeLoader) -> Node:
 
 def _refuse_tag(event: Any) -> None:
     if event.tag is not None:
-        raise _Fault(f"the tag {event.tag} has no meaning here: write the plain value", event.start_mark)
+        tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+        raise _Fault(f"the tag {tag} has no meaning here: write the plain value", event.start_mark)
 
 
 def _problem(file: str, message: str, line: int, column: int) -> Problem:

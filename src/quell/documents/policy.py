@@ -92,7 +92,8 @@ def _fields(document: Document, type_: PolicyType) -> Fields:
         required, optional = (*required, *_LISTS), (*optional, *_SWITCHES)
     else:
         optional = (*optional, *_LISTS, *_SWITCHES)
-    return document.spec.fields(required, optional, {"mode": _MODE_HINT})
+    others = {kind.value: f"a {type_} policy has no such scope" for kind in SelectorKind if kind not in (must, *may)}
+    return document.spec.fields(required, optional, {"mode": _MODE_HINT, **others})
 
 
 def _response(

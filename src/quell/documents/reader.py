@@ -19,7 +19,8 @@ from quell.errors import Problem
 Word = TypeVar("Word", bound=StrEnum)
 
 _NO_HINTS: Mapping[str, str] = MappingProxyType({})
-_WORDS_SHOWN = 12
+_WORDS_SHOWN = 24
+_BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
 class Report:
@@ -193,9 +194,10 @@ class Value:
         return text
 
     def boolean(self) -> bool:
+        """True, yes, on or false, no, off without quotes, as YAML has them."""
         node = self.node
-        if isinstance(node, nodes.Scalar) and node.plain and node.text.lower() in {"true", "false"}:
-            return node.text.lower() == "true"
+        if isinstance(node, nodes.Scalar) and node.plain and node.text.lower() in _BOOLEANS:
+            return _BOOLEANS[node.text.lower()]
         self.wrong("true or false")
         return False
 

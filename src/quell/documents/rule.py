@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from quell.catalogue.table import ACTIONS, ALLOWED, allowed
+from quell.catalogue.table import ACTIONS, allowed
 from quell.documents.actions import Written, read_action
 from quell.documents.criteria import Context, read_criteria
 from quell.documents.document import Document
@@ -143,10 +143,9 @@ def _refuse_never(entry: Value, written: Written, category: Category | None) -> 
     if category is None or allowed(category, written.word):
         return
     takes = [action for action in ACTIONS if allowed(category, action)]
-    where = [other for other in Category if ALLOWED[written.word][other] != "no"]
+    where = [str(other) for other in Category if allowed(other, written.word)]
     entry.problem(
-        f"{written.word} is never done for category {category}: it needs {' or '.join(ACTIONS[written.word].needs)}, "
-        f"which only {', '.join(where)} can give",
+        f"{written.word} can never be done for category {category}, only for {', '.join(where)}",
         expected=listed(takes),
         got=written.word,
     )
@@ -182,7 +181,7 @@ def _warn(rule: Rule, spec: Value, fields: Fields) -> None:
         spec.warn(
             f"{' and '.join(destructive)} on every {rule.category}, as there is neither a group nor a criterion: the "
             "rule runs in audit until it says allow_broad: true",
-            expected="a group, criteria or allow_broad: true",
+            expected="allow_broad: true",
         )
     elif not rule.criteria and not rule.allow_broad:
         of = f" of group {rule.group}" if rule.group else ""

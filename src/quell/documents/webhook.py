@@ -6,6 +6,7 @@ import base64
 import binascii
 from urllib.parse import urlsplit
 
+from quell.catalogue.forms import levels
 from quell.documents.document import Document
 from quell.documents.reader import Fields, Value
 from quell.model.event import Category, Level
@@ -65,14 +66,14 @@ def _url(value: Value, *, allow_http: bool) -> str:
         return ""
     if not good or not text.isprintable() or " " in text:
         value.wrong("a URL such as https://example.org/hook")
+    elif parts.username is not None or parts.password is not None:
+        value.problem("user and password would be shown in logs: put them into headers", expected="a URL without them")
     elif parts.scheme == "http" and not allow_http:
         value.problem(
             "http is neither secret nor certain of its receiver: use https, or say allow_http: true",
-            expected="https or allow_http: true",
+            expected="https",
             got=text,
         )
-    elif parts.username is not None or parts.password is not None:
-        value.problem("a URL is shown in logs: put user and password into headers", expected="no user in the URL")
     return text
 
 
@@ -121,4 +122,11 @@ def _filter(value: Value) -> WebhookFilter:
 
 
 def _level(fields: Fields) -> Level | None:
-    return fields["level"].choice(Level, "level") if "level" in fields else None
+    """The least level; case does not count, as in rules."""
+    if "level" not in fields:
+        return None
+    text = fields["level"].text()
+    found = None if text.startswith(">") else next(iter(levels(text)), None)
+    if text and found is None:
+        fields["level"].unknown("level", text, Level)
+    return found

@@ -12,7 +12,7 @@ from msgspec.structs import fields as struct_fields
 from quell.documents.actions import IMPACT_LIMIT
 from quell.documents.load import OURS, Thing
 from quell.documents.webhook import HIDDEN
-from quell.durations import format_duration, parse_duration
+from quell.durations import format_duration
 from quell.model.action import Action, MakeOpsFlag, MakeRedFlag, Quarantine, word
 from quell.model.policy import Operator, Policy, ResponseEntry, Ruleset, RulesetRule, Selector, SelectorKind
 from quell.model.rule import Criterion, Group, Rule, Webhook, WebhookFilter
@@ -185,9 +185,5 @@ def _unless_default(rule: Rule, name: str) -> str:
     return "" if value == default else str(value)
 
 
-def _duration(seconds: float | None) -> str | float | None:
-    """30s, 5m, 2h or 1d where that is exact, else the number of seconds."""
-    if seconds is None:
-        return None
-    text = format_duration(seconds)
-    return text if parse_duration(text) == seconds else seconds
+def _duration(seconds: float | None) -> str:
+    return "" if seconds is None else format_duration(seconds)

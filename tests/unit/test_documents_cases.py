@@ -1,0 +1,113 @@
+"""Documents with something wrong or doubtful, and every message about them, to the column.
+
+A case is a pair of files in tests/cases/documents: X.yaml, and X.txt with a line for each error or warning.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quell.documents.load import load_paths, load_text, load_values
+from quell.errors import DocumentError, Problem
+
+ROOT = Path(__file__).resolve().parents[2]
+CASES = sorted((ROOT / "tests/cases/documents").glob("*.yaml"))
+SHARED = ROOT / "../shared"
+
+#: Pieces of documents, and documents of kinds that are no policy, among the shared samples.
+NO_DOCUMENTS = {"02", "03", "04", "09", "10", "11", "12", "18"}
+#: As printed where they come from, these are wrong: a misplaced field, and no mode.
+WRONG = {"06b": "spec.response", "13": "spec"}
+
+
+def told(text: bytes, file: str) -> list[str]:
+    try:
+        documents = load_text(text, file)
+    except DocumentError as error:
+        return [f"error: {problem}" for problem in error.problems]
+    return [f"warning: {warning}" for warning in documents.warnings]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.stem))
+def test_messages(case: Path) -> None:
+    assert told(case.read_bytes(), case.name) == [
+        line for line in case.with_suffix(".txt").read_text().split("\n") if line
+    ]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.stem))
+def test_every_problem_has_its_place_and_says_what_was_expected(case: Path) -> None:
+    try:
+        load_text(case.read_bytes(), case.name)
+    except DocumentError as error:
+        lines = case.read_text().split("\n")
+        for problem in error.problems:
+            assert 1 <= problem.line <= len(lines), problem
+            assert 1 <= problem.column <= len(lines[problem.line - 1]) + 1, problem
+            if problem.got:
+                assert problem.expected or "is taken by" in problem.message or "twice" in problem.message, problem
+
+
+def shared_cases(name: str) -> list[Any]:
+    file = SHARED / "cases" / f"{name}.json"
+    if not file.exists():
+        return [pytest.param(None, marks=pytest.mark.skip(reason="the shared cases are not beside this checkout"))]
+    return [pytest.param(case, id=case["id"]) for case in json.loads(file.read_text())["cases"]]
+
+
+@pytest.mark.parametrize("as_text", [True, False], ids=["text", "values"])
+@pytest.mark.parametrize("case", shared_cases("response_rules"))
+def test_shared_rules_load_or_are_refused_as_they_say(case: dict[str, Any], as_text: bool) -> None:
+    values = [
+        {"apiVersion": "quell.dev/v1", "kind": "ResponseRule", "metadata": {"name": f"rule {rule['id']}"}, "spec": rule}
+        for rule in case["rules"]
+    ]
+    text = "---\n".join(json.dumps(value, indent=1) + "\n" for value in values)
+    if "invalid" in case["expect"]:
+        with pytest.raises(DocumentError):
+            load_text(text) if as_text else load_values(values)
+    else:
+        documents = load_text(text) if as_text else load_values(values)
+        assert [rule.id for rule in documents.rules] == [rule["id"] for rule in case["rules"]]
+
+
+@pytest.mark.parametrize("case", shared_cases("policies"))
+def test_shared_policies_load_or_are_refused_as_they_say(case: dict[str, Any]) -> None:
+    if case["policy"] is None:
+        pytest.skip("this case is not about a document")
+    if not case["expect"]["valid"]:
+        with pytest.raises(DocumentError):
+            load_values([case["policy"]])
+        return
+    documents = load_values([case["policy"]])
+    assert len(documents.policies) + len(documents.rulesets) == 1
+    if "warning" in case["expect"]:
+        assert any("unusual" in warning.message for warning in documents.warnings)
+
+
+def shared_samples() -> list[Any]:
+    folder = SHARED / "samples/policies"
+    if not folder.exists():
+        return [pytest.param(None, marks=pytest.mark.skip(reason="the shared samples are not beside this checkout"))]
+    return [pytest.param(file, id=file.name[:12]) for file in sorted(folder.glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("file", shared_samples())
+def test_documents_of_the_other_system_load_unchanged(file: Path) -> None:
+    number = file.name.partition("_")[0]
+    if number in NO_DOCUMENTS or number in WRONG:
+        with pytest.raises(DocumentError) as caught:
+            load_paths([file])
+        assert caught.value.problems[0].path == WRONG.get(number, "kind" if number == "18" else "")
+    else:
+        documents = load_paths([file])
+        assert len(documents.policies) + len(documents.rulesets) == 1
+
+
+def test_a_problem_says_all_of_it_in_one_line() -> None:
+    problem = Problem(file="a.yaml", line=3, column=5, path="spec", message='unknown "x"', expected="y", nearest="y")
+    assert str(problem) == 'a.yaml:3:5: spec: unknown "x": expected y (did you mean y?)'
