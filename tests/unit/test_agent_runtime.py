@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -35,6 +35,7 @@ from quell.model.subject import ProcessTarget
 T = TypeVar("T")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(quell.__file__).parents[1])}
 AGENT = "agent-1"
+UNPRIVILEGED = ("setpriv", "--bounding-set", "-all", "--inh-caps", "-all")
 
 
 class Controller:
@@ -135,8 +136,8 @@ async def agent(
 
 
 @contextmanager
-def victim() -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen(["sleep", "60"]) as process:
+def victim(*prefix: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([*prefix, "sleep", "60"], **options) as process:
         try:
             yield process
         finally:
@@ -335,6 +336,36 @@ def test_a_second_agent_in_the_same_folder_is_refused(tmp_path: Path) -> None:
             await script.linked()
             async with agent(script, tmp_path / "a") as second:
                 assert await asyncio.wait_for(second.wait(), 10) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="another user's process is needed")
+def test_without_privileges_it_says_what_it_cannot_do_and_does_the_rest(tmp_path: Path) -> None:
+    """User 0 without any capability is a user like others, and can still read this Python, wherever it lies."""
+
+    async def scenario() -> None:
+        async with controller(tmp_path / "a") as script:
+            process = await asyncio.create_subprocess_exec(
+                *UNPRIVILEGED, *command_line(tmp_path / "a", script.port), env=ENVIRONMENT
+            )
+            try:
+                await script.linked()
+                limits = " ".join(script.hellos[0].limits)
+                for part in ("sensor: ", "agentKillProcess: only processes of user 0", "quarantine: for lack of"):
+                    assert part in limits
+                assert "quarantine" not in script.hellos[0].capabilities
+                with victim(*UNPRIVILEGED) as own, victim(user=65534, group=65534, extra_groups=[]) as other:
+                    await script.order(await order_for(other, "e/1"))
+                    await script.order(await order_for(own, "e/2"))
+                    assert (await script.outcome("e/1")).status is OutcomeStatus.REFUSED
+                    assert (await script.outcome("e/2")).status is OutcomeStatus.DONE
+                    assert own.wait(5) == -signal.SIGKILL
+                    assert other.poll() is None
+            finally:
+                process.terminate()
+                assert await asyncio.wait_for(process.wait(), 10) == 0
 
     asyncio.run(scenario())
 

@@ -30,6 +30,7 @@ from quell.agent.executor import Executor
 from quell.agent.kernel import Capabilities, Kernel
 from quell.agent.ledger import Ledger
 from quell.agent.link import Link
+from quell.agent.linux.capabilities import may_look_at_others
 from quell.agent.linux.kernel import LinuxKernel
 from quell.agent.outbox import Outbox
 from quell.agent.protected import Protected
@@ -192,8 +193,9 @@ class Agent:
         except ConnectorError as error:
             return None, (f"sensor: {error}",)
         sensor = Sensor(connector, watch_list, machine, self._emit, self._notices)
-        if os.geteuid() != 0:
-            return sensor, ("sensor: not root, so only executions of this agent's user are looked at",)
+        if not may_look_at_others():
+            limit = f"sensor: only executions of user {os.geteuid()} are looked at, for lack of CAP_SYS_PTRACE"
+            return sensor, (limit,)
         return sensor, ()
 
     def _emit(self, identity: str, raw: bytes) -> None:

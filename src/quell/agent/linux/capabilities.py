@@ -44,6 +44,11 @@ def probe() -> Capabilities:
     return Capabilities(words=frozenset(words), limits=tuple(limits))
 
 
+def may_look_at_others() -> bool:
+    """Whether the executables of other users' processes can be seen."""
+    return bool(_held() >> _SYS_PTRACE & 1)
+
+
 def _held() -> int:
     """The effective capabilities of this process as a bit set."""
     for line in Path("/proc/self/status").read_text().splitlines():
