@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from quell.documents import group, neuvector, policy, rule, ruleset, webhook
 from quell.documents.document import Document
-from quell.documents.nodes import compose, from_value
+from quell.documents.nodes import Scalar, compose, from_value
 from quell.documents.reader import Fields, Report, Value, listed
 from quell.errors import DocumentError, Problem
 from quell.model.policy import Policy, Ruleset
@@ -149,8 +149,8 @@ def _read(value: Value) -> _Found:
 
 def _read_item(item: Value) -> _Found:
     kind = item.entries().get("kind") if item.is_mapping else None
-    if kind is not None and kind.found.strip('"').endswith("List"):
-        kind.problem("a list within a list: write its items here", expected="a document", got=kind.found.strip('"'))
+    if kind is not None and isinstance(kind.node, Scalar) and kind.node.text.endswith("List"):
+        kind.problem("a list within a list: write its items here", expected="a document", got=kind.node.text)
         return []
     return _read(item)
 
