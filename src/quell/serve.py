@@ -121,7 +121,8 @@ async def _keep_agent(running: Running, folder: Path, arguments: tuple[str, ...]
             environment["QUELL_JOIN_TOKEN"] = await _join_token(running.controller)
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "quell.agent", "--url", running.url, "--state", str(folder), *arguments),
+            *("-m", "quell.agent", "--url", running.url, "--state", str(folder)),
+            *("--protect-pid", str(os.getpid()), *arguments),
             env=environment,
         )
         started = time.monotonic()
