@@ -51,6 +51,8 @@ _OPTIONAL = (
 )
 #: Fields that the language has and this version does not: refused, as a rule must not mean less than it says.
 _LATER = dict.fromkeys(("evidence", "when", "tests"), "this version does not have it yet")
+#: Groups that everything is of.
+_EVERYTHING = ("", "all")
 _DEFAULT_IDS = range(1, 8)
 _RESOURCE_IDS = range(110_000, 120_000)
 
@@ -177,9 +179,9 @@ def _limit(value: Value) -> tuple[int, float]:
 def _warn(rule: Rule, spec: Value, fields: Fields) -> None:
     words = [word(action) for action in rule.actions]
     destructive = [one for one in words if ACTIONS[one].destructive]
-    if not rule.criteria and not rule.group and destructive and not rule.allow_broad:
+    if not rule.criteria and rule.group in _EVERYTHING and destructive and not rule.allow_broad:
         spec.warn(
-            f"{' and '.join(destructive)} on every {rule.category}, as there is neither a group nor a criterion: the "
+            f"{' and '.join(destructive)} on every {rule.category}, as neither a group nor a criterion narrows it: the "
             "rule runs in audit until it says allow_broad: true",
             expected="allow_broad: true",
         )
