@@ -8,7 +8,7 @@ is committed.
 from __future__ import annotations
 
 import sqlite3
-import time as clock
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -63,11 +63,12 @@ class Store:
         queue_bytes: int = 64 << 20,
         queue_entries: int = 100_000,
         call: Callable[[Callable[[], None]], object] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> Self:
         """Opens or creates the database at `path`, with folder 0700 and files 0600.
 
         call: runs the `done` callbacks of a commit, all in one call, such as `loop.call_soon_threadsafe`; without it
-        they run in the writing thread. Raises StoreError if another process has the store, if it is from a newer
+        they run in the writing thread. clock: what retention measures age by, in epoch seconds. Raises StoreError if another process has the store, if it is from a newer
         version, or cannot be read.
         """
         path = Path(path)
@@ -87,6 +88,7 @@ class Store:
                     queue_bytes=queue_bytes,
                     queue_entries=queue_entries,
                     call=call,
+                    clock=clock,
                 )
             except BaseException:
                 connection.close()
@@ -178,7 +180,7 @@ class Store:
         So take it and hand it over in one go, in the thread that makes those calls. A snapshot after a failed write is
         right only if the state was restored from here first.
         """
-        self._writer.put(Snapshot(done, 1, len(state), state, clock.time()), always=True)
+        self._writer.put(Snapshot(done, 1, len(state), state), always=True)
 
     # ---- reads: from any thread, of what is committed
 

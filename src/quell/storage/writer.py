@@ -71,7 +71,6 @@ class Snapshot(Struct, frozen=True):
     count: int
     size: int
     state: bytes
-    time: float
 
 
 Item = Appended | Recorded | Written | Snapshot
@@ -90,6 +89,7 @@ class Writer:
         queue_bytes: int,
         queue_entries: int,
         call: Callable[[Callable[[], None]], object] | None,
+        clock: Callable[[], float],
     ) -> None:
         """It owns the connection from here on."""
         self._path = path
@@ -101,6 +101,7 @@ class Writer:
         self._max_bytes = queue_bytes
         self._max_entries = queue_entries
         self._call = call
+        self._clock = clock
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._bytes = 0
@@ -112,7 +113,7 @@ class Writer:
         self._log_bytes = 0
         self._restart = False
         self._trim_bytes = self._size_step
-        self._tidied = 0.0
+        self._tidied = -TIDY_SECONDS
         self._drain_rate = 0.0
         self._events = 0
         self._commits = 0
@@ -297,7 +298,7 @@ class Writer:
             if isinstance(item, Written):
                 item.change(self._connection)
             elif isinstance(item, Snapshot):
-                changes.put_snapshot(self._connection, item.state, item.time)
+                changes.put_snapshot(self._connection, item.state, self._clock())
                 replay = 0
         return events, replay
 
@@ -309,14 +310,14 @@ class Writer:
             self._restart = self._checkpoints.wal_bytes() >= checkpoint.RESTART_BYTES
         elif self._restart:
             self._restart = not checkpoint.restart(self._connection)
-        now = time.time()
-        aged = now - self._tidied >= TIDY_SECONDS
+        looked = time.monotonic()
+        aged = looked - self._tidied >= TIDY_SECONDS
         if not aged and self._trim_bytes < self._size_step:
             return
         try:
-            more = self._trimmer.step(now, records=aged)
+            more = self._trimmer.step(self._clock(), records=aged)
             while more and self._queue.empty():
-                more = self._trimmer.step(now, records=aged)
+                more = self._trimmer.step(self._clock(), records=aged)
         except sqlite3.Error as error:
             # Deleting needs room in the log too. Nothing is lost by trying again later.
             self._undo(error)
@@ -324,7 +325,7 @@ class Writer:
             more = False
         if not more:
             self._trim_bytes = 0
-            self._tidied = now
+            self._tidied = looked
 
 
 def _tell(results: Sequence[tuple[Done, StoreError | None]]) -> None:
