@@ -41,6 +41,7 @@ _HEADERS = [(b"content-type", b"application/json")]
 TAKEN = Counter("quell_events_taken", "Events on disk with their decisions.", ["detector"])
 REJECTED = Counter("quell_events_rejected", "Lines that were sent as events and are none.", ["detector"])
 REFUSED = Counter("quell_ingest_requests_refused", "Requests of which nothing was taken.", ["status"])
+_TAKEN_BY = {detector.name: TAKEN.labels(detector.name) for detector in ROUTES.values()}
 
 _log = structlog.get_logger(__name__)
 
@@ -110,7 +111,7 @@ class Ingest:
         events, rejects = self._decode(detector, batch, scope)
         ids = await self._controller.ingest(events) if events else []
         if events:
-            TAKEN.labels(detector.name).inc(len(events))
+            _TAKEN_BY[detector.name].inc(len(events))
         if rejects:
             await self._keep(rejects)
         rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in rejects]

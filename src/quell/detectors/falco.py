@@ -45,53 +45,58 @@ _LEVELS = _WORDS | {word.lower(): level for word, level in _WORDS.items()}
 
 
 class Fields(Struct, kw_only=True, gc=False):
-    """Those of output_fields that say whom an alert is about."""
+    """Those of output_fields that say whom an alert is about, in the order in which Falco writes them.
 
-    evt_time: Number = field(name="evt.time", default=None)
-    evt_time_iso: Number = field(name="evt.time.iso8601", default=None)
-    evt_hostname: str | None = field(name="evt.hostname", default=None)
-    container_id: str | None = field(name="container.id", default=None)
+    Falco sorts by name, and the decoder looks for the next field after the one it found last.
+    """
+
     container_full_id: str | None = field(name="container.full_id", default=None)
-    container_name: str | None = field(name="container.name", default=None)
+    container_host_network: bool | str | None = field(name="container.host_network", default=None)
+    container_id: str | None = field(name="container.id", default=None)
     container_image: str | None = field(name="container.image", default=None)
     container_image_id: str | None = field(name="container.image.id", default=None)
     container_repository: str | None = field(name="container.image.repository", default=None)
     container_tag: str | None = field(name="container.image.tag", default=None)
-    container_host_network: bool | str | None = field(name="container.host_network", default=None)
+    container_name: str | None = field(name="container.name", default=None)
+    evt_hostname: str | None = field(name="evt.hostname", default=None)
+    evt_time: Number = field(name="evt.time", default=None)
+    evt_time_iso: Number = field(name="evt.time.iso8601", default=None)
     namespace: str | None = field(name="k8s.ns.name", default=None)
+    pod_labels: list[str] | dict[str, str] | str | None = field(name="k8s.pod.labels", default=None)
     pod_name: str | None = field(name="k8s.pod.name", default=None)
     pod_uid: str | None = field(name="k8s.pod.uid", default=None)
-    pod_labels: list[str] | dict[str, str] | str | None = field(name="k8s.pod.labels", default=None)
-    process_pid: Number = field(name="proc.pid", default=None)
-    process_vpid: Number = field(name="proc.vpid", default=None)
-    process_start: Number = field(name="proc.pid.ts", default=None)
-    process_name: str | None = field(name="proc.name", default=None)
-    process_exe: str | None = field(name="proc.exepath", default=None)
-    process_cmdline: str | None = field(name="proc.cmdline", default=None)
-    process_cwd: str | None = field(name="proc.cwd", default=None)
-    process_ppid: Number = field(name="proc.ppid", default=None)
-    process_pgid: Number = field(name="proc.pgid", default=None)
-    process_vpgid: Number = field(name="proc.vpgid", default=None)
-    parent: str | None = field(name="proc.pname", default=None)
     ancestor_2: str | None = field(name="proc.aname[2]", default=None)
     ancestor_3: str | None = field(name="proc.aname[3]", default=None)
     ancestor_4: str | None = field(name="proc.aname[4]", default=None)
     ancestor_5: str | None = field(name="proc.aname[5]", default=None)
     ancestor_6: str | None = field(name="proc.aname[6]", default=None)
     ancestor_7: str | None = field(name="proc.aname[7]", default=None)
+    process_cmdline: str | None = field(name="proc.cmdline", default=None)
+    process_cwd: str | None = field(name="proc.cwd", default=None)
+    process_exe: str | None = field(name="proc.exepath", default=None)
+    process_name: str | None = field(name="proc.name", default=None)
+    process_pgid: Number = field(name="proc.pgid", default=None)
+    process_pid: Number = field(name="proc.pid", default=None)
+    process_start: Number = field(name="proc.pid.ts", default=None)
+    parent: str | None = field(name="proc.pname", default=None)
+    process_ppid: Number = field(name="proc.ppid", default=None)
+    process_vpgid: Number = field(name="proc.vpgid", default=None)
+    process_vpid: Number = field(name="proc.vpid", default=None)
     user_name: str | None = field(name="user.name", default=None)
     user_uid: Number = field(name="user.uid", default=None)
 
 
 class Alert(Struct, kw_only=True, gc=False):
-    rule: str
-    priority: str
-    time: str | None = None
-    source: str | None = None
+    """One line of Falco, in its order."""
+
     hostname: str | None = None
+    output_fields: Fields | None = None
+    priority: str
+    rule: str
+    source: str | None = None
+    time: str | None = None
     #: Falcosidekick's.
     uuid: str | None = None
-    output_fields: Fields | None = None
 
 
 class AuditFields(Struct, kw_only=True):
