@@ -48,11 +48,15 @@ def post(admin: httpx.Client, **fields: Any) -> str:
     return str(answer.raise_for_status().json()["ids"][0])
 
 
+def names(admin: httpx.Client) -> set[str]:
+    return {document["metadata"]["name"] for document in admin.get("/v1/documents").raise_for_status().json()}
+
+
 def test_documents_are_applied_listed_and_deleted(admin: httpx.Client) -> None:
     text = RULE % (b"shells", b"Container.Suspicious.Process")
     dry = admin.post("/v1/documents", params={"dry_run": "true"}, content=text).json()
     assert [(change["name"], change["verb"]) for change in dry] == [("shells", "created")]
-    assert admin.get("/v1/documents").json() == []
+    assert "shells" not in names(admin)
     assert admin.post("/v1/documents", content=text).json()[0]["verb"] == "created"
     assert admin.post("/v1/documents", content=text).json()[0]["verb"] == "unchanged"
     [document] = admin.get("/v1/documents", params={"kind": "rules", "name": "shells"}).json()
@@ -73,7 +77,7 @@ def test_all_problems_of_documents_come_at_once_and_nothing_is_applied(admin: ht
     assert len(told["problems"]) >= 2
     assert all(entry["message"] and entry["line"] for entry in told["problems"])
     assert any(entry.get("nearest") == "severity" for entry in told["problems"])
-    assert admin.get("/v1/documents").json() == []
+    assert not names(admin) & {"good", "bad"}
 
 
 def test_what_is_referred_to_is_not_deleted(admin: httpx.Client) -> None:
@@ -100,14 +104,14 @@ def test_an_event_can_be_explained(admin: httpx.Client) -> None:
     event_id = post(admin, subject={"node": "n1", "process": {"pid": 5, "name": "nc"}})
     told = admin.get(f"/v1/events/{event_id}").json()
     assert told["event"]["subject"]["process"]["name"] == "nc"
-    assert told["decision"]["matches"][0]["name"] == "flag-it"
-    assert told["decision"]["matches"][0]["evidence"][0]["criterion"].startswith("name:")
+    [match] = [match for match in told["decision"]["matches"] if match["name"] == "flag-it"]
+    assert match["evidence"][0]["criterion"].startswith("name:")
     assert told["flags"][0]["severity"] == "high"
     assert admin.get("/v1/flags", params={"limit": 1}).json()[0]["event_id"] == event_id
     other = admin.post("/v1/events", json={"name": "Container.Suspicious.Process"}).json()["ids"][0]
     assert "near_misses" not in admin.get(f"/v1/events/{other}").json()["decision"]
     near = admin.get(f"/v1/events/{other}", params={"near_misses": "true"}).json()["decision"]["near_misses"]
-    assert [miss["name"] for miss in near] == ["flag-it"]
+    assert "flag-it" in [miss["name"] for miss in near]
     problem(admin.get("/v1/events/never"), 404)
 
 
@@ -231,13 +235,14 @@ def test_a_login_link_works_once_and_gives_a_session_that_reads(server: Live, ad
 
 
 def test_the_page_shows_events_with_what_was_decided(browser: httpx.Client, admin: httpx.Client) -> None:
+    admin.post("/v1/documents", content=RULE % (b"page-rule", b"Host.Suspicious.Process")).raise_for_status()
     event_id = post(admin, id="shown", subject={"node": "n1", "process": {"pid": 5, "name": "nc"}})
     listed = browser.get("/").text
     assert 'href="/events/shown"' in listed
     assert "nc (pid 5), on n1" in listed
     assert "makeRedFlag" in listed
     whole = browser.get(f"/events/{event_id}").text
-    assert "flag-it" in whole
+    assert "page-rule" in whole
     assert "&#34;name&#34;: &#34;Host.Suspicious.Process&#34;" in whole
     assert browser.get("/events/never").status_code == 404
 
