@@ -313,24 +313,21 @@ class Controller:
         )
 
     def _ingest_own(self, event: Event) -> None:
+        """Queued at once, so that it stands before what is queued next, and again until it is on disk."""
         try:
-            written = self.pipeline.submit([event])
-        except (QueueFull, StoreError) as error:
-            self._spawn(self._ingest_later(event, error))
-        else:
-            self._spawn(self._ingest_later(event, None, written))
+            written: asyncio.Future[None] | None = self.pipeline.submit([event])
+        except (QueueFull, StoreError):
+            written = None
+        self._spawn(self._until_written(event, written))
 
-    async def _ingest_later(
-        self, event: Event, error: Exception | None, written: asyncio.Future[None] | None = None
-    ) -> None:
-        """Until it is on disk: nobody else will send it again."""
+    async def _until_written(self, event: Event, written: asyncio.Future[None] | None) -> None:
         while True:
             try:
-                await (written if written is not None else self.pipeline.submit([event]))
+                await (self.pipeline.submit([event]) if written is None else written)
                 return
-            except (QueueFull, StoreError) as problem:
-                written, error = None, problem
-            _log.error("an event of Quell's own cannot be written yet", event=event.id, error=str(error))
+            except (QueueFull, StoreError) as error:
+                _log.error("an event of Quell's own cannot be written yet", event=event.id, error=str(error))
+            written = None
             await asyncio.sleep(_TICK)
 
     @staticmethod

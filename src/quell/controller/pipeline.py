@@ -20,7 +20,7 @@ from quell.controller.notices import flag_notice, notice
 from quell.errors import StoreError
 from quell.evaluate import evaluate
 from quell.matching.index import Index
-from quell.model.action import SendWebhook
+from quell.model.action import SendWebhook, SuppressLog
 from quell.model.decision import ActionRecord, Decision, Flag, Status
 from quell.model.event import Event
 from quell.response.commands import commands
@@ -81,10 +81,10 @@ class Pipeline:
         fresh, awaited = self._fresh(events, future)
         for event in fresh:
             decision = evaluate(event, index, state, now)
-            if decision.actions or decision.changes:
-                entries.append(self._entry(event, decision, now))
-            else:
+            if _is_bare(decision):
                 entries.append(Entry(event=event, decision=decision, own_id=not event.id_given))
+            else:
+                entries.append(self._entry(event, decision, now))
         self._append(entries, future)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
@@ -202,6 +202,12 @@ class Pipeline:
         self._on_failure()
         if not future.done():
             future.set_exception(error)
+
+
+def _is_bare(decision: Decision) -> bool:
+    """Nothing is to be sent, flagged or remembered: the event is only to be kept, as most are."""
+    actions = decision.actions
+    return not decision.changes and (not actions or (len(actions) == 1 and isinstance(actions[0].action, SuppressLog)))
 
 
 async def _all_of(futures: Iterable[asyncio.Future[None]]) -> None:
