@@ -45,7 +45,8 @@ class Trimmer:
         if records:
             more |= self._trim_records(now)
         if not more and free * self._page_size > 2 * self._margin + self._retention.size_step + STEP_BYTES:
-            self._connection.execute(f"PRAGMA incremental_vacuum({STEP_PAGES})").fetchall()
+            # Each step of this statement frees one page; execute() would stop after the first, executescript() does not.
+            self._connection.executescript(f"PRAGMA incremental_vacuum({STEP_PAGES})")
             more = True
         return more
 

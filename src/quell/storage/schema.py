@@ -42,6 +42,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     # Checkpoints are made by their own thread (quell.storage.checkpoint), never inside a commit.
     connection.execute("PRAGMA wal_autocheckpoint=0")
     connection.execute("PRAGMA temp_store=MEMORY")
+    # Some distributions build SQLite to overwrite what is deleted: that would write every event twice.
+    connection.execute("PRAGMA secure_delete=OFF")
     if read_only:
         connection.execute("PRAGMA query_only=ON")
     return connection

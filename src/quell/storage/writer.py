@@ -39,6 +39,8 @@ TIDY_SECONDS = 30.0
 NO_ROOM_BYTES = 1 << 20
 #: Bytes that a commit adds to the log beside the bodies: the pages around them.
 COMMIT_BYTES = 16 << 10
+#: Bytes that a step of retention adds to it, roughly.
+TIDY_BYTES = 2 << 20
 
 _log = structlog.get_logger("quell.storage")
 
@@ -304,20 +306,20 @@ class Writer:
 
     def _tidy(self, *, quiet: bool) -> None:
         """Small steps between commits: the log, then what retention takes."""
-        if self._log_bytes >= checkpoint.PASSIVE_BYTES or (quiet and self._log_bytes):
-            self._log_bytes = 0
-            self._checkpoints.ask()
-            self._restart = self._checkpoints.wal_bytes() >= checkpoint.RESTART_BYTES
-        elif self._restart:
-            self._restart = not checkpoint.restart(self._connection)
-        looked = time.monotonic()
-        aged = looked - self._tidied >= TIDY_SECONDS
+        self._tidy_log(quiet=quiet)
+        now = time.monotonic()
+        aged = now - self._tidied >= TIDY_SECONDS
         if not aged and self._trim_bytes < self._size_step:
             return
+        more = True
         try:
-            more = self._trimmer.step(self._clock(), records=aged)
-            while more and self._queue.empty():
+            while more:
                 more = self._trimmer.step(self._clock(), records=aged)
+                if more:
+                    self._log_bytes += TIDY_BYTES
+                    self._tidy_log(quiet=False)
+                if not self._queue.empty():
+                    break
         except sqlite3.Error as error:
             # Deleting needs room in the log too. Nothing is lost by trying again later.
             self._undo(error)
@@ -325,7 +327,15 @@ class Writer:
             more = False
         if not more:
             self._trim_bytes = 0
-            self._tidied = looked
+            self._tidied = now
+
+    def _tidy_log(self, *, quiet: bool) -> None:
+        if self._log_bytes >= checkpoint.PASSIVE_BYTES or (quiet and self._log_bytes):
+            self._log_bytes = 0
+            self._checkpoints.ask()
+            self._restart = self._checkpoints.wal_bytes() >= checkpoint.RESTART_BYTES
+        elif self._restart:
+            self._restart = not checkpoint.restart(self._connection)
 
 
 def _tell(results: Sequence[tuple[Done, StoreError | None]]) -> None:
