@@ -73,10 +73,6 @@ class Sensor:
         """The pidfd of a process seen to start, if it is kept (quell.agent.pidfds)."""
         return self._pidfds.kept
 
-    def held(self) -> int:
-        """How many handles are kept now."""
-        return len(self._pidfds)
-
     def _readable(self) -> None:
         self._pidfds.sweep()
         for pid, stamp in self._connector.read(_AT_ONCE):
