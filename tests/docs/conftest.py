@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from guide import ROOT, Quell
+
+from quell.cli.demo.stage import wait_for
+from quell.client import Client
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +44,8 @@ def quell(shell: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
     try:
         url = _url(process, log)
         token = (state / "admin.token").read_text().strip()
+        with Client(url, token) as client:
+            wait_for(lambda: any(agent["connected"] for agent in client.agents()), "the agent's connection")
         yield Quell(url, shell | {"QUELL_URL": url, "QUELL_TOKEN": token, "QUELL_STATE": str(state)})
     finally:
         process.terminate()
@@ -49,10 +53,9 @@ def quell(shell: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def _url(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        if found := re.search(r"Quell is ready: (\S+)", log.read_text()):
-            return found[1]
+    def look() -> str | None:
         assert process.poll() is None, log.read_text()
-        time.sleep(0.05)
-    pytest.fail(f"quell up was not ready in time:\n{log.read_text()}")
+        found = re.search(r"Quell is ready: (\S+)", log.read_text())
+        return found[1] if found else None
+
+    return wait_for(look, "quell up", patience=30)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,19 @@ def test_failures_are_throttled_by_address_for_a_minute(auth: Auth, store: Store
     assert status(auth, scope(f"Bearer {SECRET}")) == 200
     clock.now += 60
     assert status(auth, scope("Bearer guess")) == 401
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_falco_shows_its_token_as_a_password(auth: Auth, store: Store, clock: Clock) -> None:
+    """Its http_output sets no header of its own, but libcurl sends an address's user and password."""
+    add(store, clock, Role.INGEST)
+    add(store, clock, Role.ADMIN, secret="quell_admin")
+    senders = frozenset((Role.INGEST, Role.ADMIN))
+    assert status(auth, scope(basic("falco", SECRET), method="POST"), senders) == 200
+    assert status(auth, scope(basic("", SECRET), method="POST"), senders) == 200
+    assert status(auth, scope(basic(SECRET, ""), method="POST"), senders) == 401
+    assert status(auth, scope(basic("falco", "quell_admin"), method="POST"), senders) == 401
+    assert status(auth, scope("Basic !", method="POST"), senders) == 401

@@ -7,6 +7,8 @@ and a lookup by that hash tells nothing by its time.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import secrets
 import time as clock
@@ -76,7 +78,7 @@ class Auth:
         """
         authorization = header(scope, b"authorization")
         if authorization is not None:
-            caller = self._bearer(authorization)
+            caller = self._shown(authorization)
         else:
             caller = self._session(scope)
             if caller is None:
@@ -127,18 +129,31 @@ class Auth:
         if count >= _FAILURES:
             raise Refusal(429, "too many failed attempts from this address", retry_after=since + _WINDOW - now)
 
-    def _bearer(self, authorization: bytes) -> Caller | None:
-        scheme, _, secret = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
-            return None
-        digest = _hash(secret.strip())
+    def _shown(self, authorization: bytes) -> Caller | None:
+        """Whose token a header shows: as a bearer's, or as the password of HTTP's Basic scheme (RFC 7617).
+
+        Basic is for detectors that can only put a user and a password into an address, as Falco's http_output; so a
+        token shown that way may send events and nothing else.
+        """
+        scheme, _, shown = authorization.partition(b" ")
+        match scheme.lower():
+            case b"bearer":
+                return self._holder(shown.strip())
+            case b"basic":
+                caller = self._holder(_password(shown.strip()))
+                return caller if caller is not None and caller.role is Role.INGEST else None
+            case _:
+                return None
+
+    def _holder(self, secret: bytes) -> Caller | None:
+        digest = _hash(secret)
         now = self._now()
         known = self._found.get(digest)
         if known is not None and known[1] > now:
             caller = known[0]
         else:
             self._found.pop(digest, None)
-            token = self._store.read(lambda connection: tokens.find(connection, secret.strip().decode("latin-1"), now))
+            token = self._store.read(lambda connection: tokens.find(connection, secret.decode("latin-1"), now))
             if token is None:
                 return None
             caller = Caller(name=token.name, role=Role(token.role), expires=token.expires)
@@ -161,6 +176,13 @@ class Auth:
         if now - self._touched.get(name, 0.0) >= _TOUCH:
             self._touched[name] = now
             self._store.write(lambda connection: tokens.touch(connection, name, now), lambda _error: None)
+
+
+def _password(credentials: bytes) -> bytes:
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 def _hash(secret: bytes) -> bytes:

@@ -52,6 +52,7 @@ def validate(
         ("group", "groups"): len(documents.groups),
         ("webhook", "webhooks"): len(documents.webhooks),
         ("policy", "policies"): len(documents.policies),
+        ("ruleset", "rulesets"): len(documents.rulesets),
     }
     told = ", ".join(f"{count} {one if count == 1 else many}" for (one, many), count in counts.items() if count)
     print(f"valid: {told or 'no documents'}")

@@ -24,6 +24,7 @@ from quell.cli import (
 from quell.cli.connection import DEFAULT_URL, Connection
 from quell.cli.demo import command as demo
 from quell.cli.exits import MEANINGS, Exit, exit_of
+from quell.cli.output import visible
 from quell.errors import ApiError, DocumentError, QuellError
 
 app = typer.Typer(
@@ -104,7 +105,7 @@ def _report(error: QuellError) -> None:
 
         print_problems(console(error=True), problems)
         return
-    print(f"quell: {error}", file=sys.stderr)
+    print(f"quell: {visible(str(error))}", file=sys.stderr)
     advice = _ADVICE.get(exit_of(error))
     if advice:
         print(advice, file=sys.stderr)

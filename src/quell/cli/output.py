@@ -69,7 +69,7 @@ def print_rows(
     for name in columns:
         table.add_column(name.upper(), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(value(row))) for value in columns.values()))
+        table.add_row(*(Text(visible(_cell(value(row)))) for value in columns.values()))
     print_trimmed(screen, table)
 
 
@@ -79,6 +79,13 @@ def print_trimmed(screen: Console, *drawn: RenderableType) -> None:
         for part in drawn:
             screen.print(part)
     screen.file.write(re.sub(r" +$", "", capture.get(), flags=re.MULTILINE))
+
+
+def visible(text: str) -> str:
+    """The text with everything escaped that would move the cursor, colour or hide: events say what attackers choose."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _cell(value: object) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from quell.cli.output import clock, milliseconds, print_trimmed
+from quell.cli.output import clock, milliseconds, print_trimmed, visible
+from quell.durations import format_duration
 from quell.model.action import (
     Action,
     KillPod,
@@ -57,6 +59,7 @@ def print_record(
     console: Console, explanation: Explanation, *, near_misses: bool = False, imagined: bool = False
 ) -> None:
     """imagined: decided from files, so that nothing was done and nothing is to come."""
+    explanation = msgspec.convert(_visible(msgspec.to_builtins(explanation)), Explanation)
     decision = explanation.decision
     sections = [_section("event", _event(explanation.event))]
     sections.append(_section("matched", [_match(match) for match in decision.matches] or [Text("no rule", "dim")]))
@@ -74,6 +77,18 @@ def print_record(
         sections.append(_section("flags", [_flag(flag) for flag in explanation.flags]))
     sections.append(_section("decided", [_imagined() if imagined else _decided(explanation.event, decision)]))
     print_trimmed(console, *sections)
+
+
+def _visible(value: Any) -> Any:
+    match value:
+        case str():
+            return visible(value)
+        case list():
+            return [_visible(item) for item in value]
+        case dict():
+            return {_visible(key): _visible(item) for key, item in value.items()}
+        case _:
+            return value
 
 
 def _section(title: str, lines: Sequence[RenderableType]) -> Table:
@@ -220,7 +235,7 @@ def describe_action(action: Action) -> str:
     """The word, and the parameters that are set."""
     match action:
         case Quarantine(ttl=ttl, strict=strict):
-            parameters = [f"for {ttl:g} s"] if ttl is not None else []
+            parameters = [f"for {format_duration(ttl)}"] if ttl is not None else []
             parameters += ["strict"] if strict else []
         case MakeRedFlag(severity=severity) | MakeOpsFlag(severity=severity):
             parameters = [severity.value]
