@@ -1,7 +1,7 @@
 """The controller's REST API as Python calls; the command line and programs of users go through it.
 
 Every call raises Unreachable if the controller does not answer and ApiError if it answers with a problem (RFC 9457).
-Times are epoch seconds. The wire's words are those of docs/api: lists come newest first.
+Times are epoch seconds; lists come newest first. The controller describes the API itself at /v1/openapi.json.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from guide import ROOT
 
-from quell.cli.reference import pages
+from quell.cli.reference import pages, settings
 from quell.documents.load import load_paths
 from quell.documents.references import check
 
@@ -16,6 +16,12 @@ from quell.documents.references import check
 def test_generated_pages_are_fresh() -> None:
     for name, text in pages().items():
         assert (ROOT / "docs" / name).read_text() == text, f"docs/{name} is stale: run make docs"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    rows = [line.split(" | ") for line in settings().splitlines() if line.startswith("| `")]
+    assert {row[3] for row in rows} >= {"`QUELL_SERVER_PORT` |", "`QUELL_SAFETY_BUDGET_ENGINE` |"}
+    assert [row[0] for row in rows if len(row[2]) < 10] == []
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)

@@ -7,21 +7,29 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+from msgspec.inspect import Metadata
+
 from quell.catalogue.names import NAMES
 from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA
 from quell.cli.exits import MEANINGS
 from quell.model.event import Category
+from quell.settings import Settings
 
 _NOTICE = "<!-- Written by `make docs` from the code; edit that instead. -->\n"
 _NEVER = (
     "What a category can never have is refused when the rule is written. What one event cannot have is refused for that"
     " event (`not-applicable`) while its other actions run."
 )
+_SETTINGS = (
+    "A TOML file named by `--config` or `QUELL_CONFIG`, one table a group; a variable of the environment wins over it."
+    " An unknown group, field or variable is an error. Durations are written as `30s`, `5m`, `2h` or `1d`."
+)
 
 
 def pages() -> Mapping[str, str]:
     """File name -> text."""
-    return {"cli.md": commands(), "reference.md": tables()}
+    return {"cli.md": commands(), "reference.md": tables(), "settings.md": settings()}
 
 
 def commands() -> str:
@@ -82,6 +90,25 @@ def tables() -> str:
             ),
         ),
     ]
+    return "\n".join(sections)
+
+
+def settings() -> str:
+    """Every setting with its default and what it risks, from the annotations of quell.settings."""
+    sections = [
+        f"{_NOTICE}\n# Settings\n",
+        f"{_SETTINGS}\n",
+    ]
+    for group in msgspec.structs.fields(Settings):
+        rows = []
+        for field in msgspec.structs.fields(group.type):
+            told = msgspec.inspect.type_info(field.type)
+            description = (told.extra_json_schema or {}).get("description", "") if isinstance(told, Metadata) else ""
+            variable = f"QUELL_{group.name}_{field.name}".upper()
+            default = msgspec.json.encode(field.default).decode()
+            rows.append((f"`{field.name}`", f"`{default}`", description, f"`{variable}`"))
+        sections.append(f"## {group.name}\n")
+        sections.append(_table(("field", "default", "meaning", "variable"), rows))
     return "\n".join(sections)
 
 

@@ -32,16 +32,16 @@ class Timeline:
         self.console.rule(Text(f"{self._scenes}  {title}", "bold"), align="left", style="dim")
 
     def say(self, text: str) -> None:
-        self.console.print(Text(text))
+        self.console.print(Text(text), soft_wrap=True)
 
     def done(self, text: str) -> None:
-        self.console.print(Text.assemble(("✓ ", "bold green"), text))
+        self.console.print(Text.assemble(("✓ ", "bold green"), text), soft_wrap=True)
 
     def left_out(self, text: str) -> None:
-        self.console.print(Text.assemble(("- ", "bold yellow"), text))
+        self.console.print(Text.assemble(("- ", "bold yellow"), text), soft_wrap=True)
 
     def failed(self, text: str) -> None:
-        self.console.print(Text.assemble(("✗ ", "bold red"), text))
+        self.console.print(Text.assemble(("✗ ", "bold red"), text), soft_wrap=True)
 
     def steps(self, steps: Sequence[Step]) -> None:
         """In the order of time, each with the time since the first and a bar for the time since the one before."""
