@@ -21,7 +21,7 @@ def evaluate(event: Event, index: Index, state: State, now: float, near_misses: 
         return Decision(event_id=event.id, time=now, revision=index.revision, near_misses=misses)
     return decide(
         event,
-        matched.reading.details,
+        matched.details,
         matched.matches,
         matched.asks,
         webhooks=index.webhooks,

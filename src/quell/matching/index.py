@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -12,15 +12,20 @@ from quell.catalogue.table import ACTIONS
 from quell.errors import DocumentError, Problem
 from quell.matching.criteria import Equality, Test, compile_criterion
 from quell.matching.groups import ALL, Groups
+from quell.matching.memo import Memo, fields
 from quell.matching.policies import Policies
-from quell.matching.reading import Reading, World, identity, is_deep, reads
+from quell.matching.reading import Read, Reading, World, identity, is_deep, reads
 from quell.matching.tree import Filed, build
 from quell.model.action import Action, SendWebhook, word
 from quell.model.decision import Ask, Evidence, Match, NearMiss
-from quell.model.details import Deviation
+from quell.model.details import Details, Deviation
 from quell.model.event import Category, Event
 from quell.model.policy import Policy
 from quell.model.rule import Group, Mode, Rule, Source, Webhook
+
+#: What the memo keeps of an event: its matches and what they ask for.
+_Answer = tuple[tuple[Match, ...], tuple[Ask, ...]]
+_NOTHING: _Answer = ((), ())
 
 
 class Documents(Protocol):
@@ -42,7 +47,7 @@ class Matched(Struct, frozen=True):
     matches: tuple[Match, ...]
     asks: tuple[Ask, ...]
     default_skipped: tuple[str, ...]
-    reading: Reading
+    details: Callable[[], Details | None]
 
 
 class CompiledRule:
@@ -117,10 +122,29 @@ class Index:
             for category in Category
             if (of_category := [r for r in compiled if r is not None and r.rule.category is category])
         }
+        self._memo, self._repeats = _memo(self._views)
 
     def match(self, event: Event, world: World, now: float) -> Matched | None:
         """None: nothing matches, as most often."""
-        reading = _reading(event, world, now)
+        if event.category not in self._repeats:
+            return self._match(event, _reading(event, world, now))
+        reading: Reading | None = None
+
+        def read() -> Reading:
+            nonlocal reading
+            reading = _reading(event, world, now)
+            return reading
+
+        key = self._memo.key(event, read)
+        known = self._memo.get(key)
+        if known is not None:
+            matches, asks = known
+            return Matched(matches, asks, (), event.details) if matches else None
+        matched = self._match(event, reading or read())
+        self._memo.put(key, _NOTHING if matched is None else (matched.matches, matched.asks))
+        return matched
+
+    def _match(self, event: Event, reading: Reading) -> Matched | None:
         found = self._find(reading)
         asked = None
         if event.category is Category.DEVIATION and self._policies:
@@ -130,12 +154,12 @@ class Index:
         if not found and asked is None:
             return None
         if asked is None and len(found) == 1:
-            return Matched((found[0].match(reading),), found[0].asks, (), reading)
+            return Matched((found[0].match(reading),), found[0].asks, (), reading.details)
         matches = tuple([rule.match(reading) for rule in found])
         asks = tuple([ask for rule in found for ask in rule.asks])
         if asked is None:
-            return Matched(matches, asks, (), reading)
-        return Matched((*matches, asked.match), (*asks, *asked.asks), asked.default_skipped, reading)
+            return Matched(matches, asks, (), reading.details)
+        return Matched((*matches, asked.match), (*asks, *asked.asks), asked.default_skipped, reading.details)
 
     def near_misses(self, event: Event, world: World, now: float) -> tuple[NearMiss, ...]:
         """For each enabled rule of the event's categories that does not match: the first criterion it fails on."""
@@ -171,6 +195,17 @@ def compile(documents: Documents, revision: int = 0) -> Index:  # noqa: A001 - t
 
 def _known(test: Test) -> Evidence | None:
     return None if test.only is None else Evidence(criterion=test.text, value=test.only)
+
+
+def _memo(views: Mapping[Category, View]) -> tuple[Memo[_Answer], frozenset[Category]]:
+    """The memo, and the categories whose events it may answer: those that meet no rule that looks into details."""
+    shallow: dict[Category, dict[str, Read]] = {}
+    for category in (Category.EVENT, Category.SECURITY_EVENT):  # an event of either may meet the other's rules
+        reads = fields(test for rule in (views[category].rules if category in views else ()) for test in rule.tests)
+        if reads is None or any(is_deep(field, category) for field in reads):
+            return Memo({}), frozenset()
+        shallow[category] = reads
+    return Memo({field: read for reads in shallow.values() for field, read in reads.items()}), frozenset(shallow)
 
 
 def _rank(rule: CompiledRule) -> int:
