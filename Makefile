@@ -21,7 +21,7 @@ test: setup-test lint ## lint, types, import contracts and every test
 check: setup-test lint ## the same with unit tests and cases only: under a minute
 	@$(TEST) -m "not slow and not root" $(wildcard tests/unit tests/cases)
 
-bench: setup-run ## measure, each figure beside the floor of this machine
+bench: setup-test ## measure, each figure beside the floor of this machine
 	@exec $(PYTHON) -m bench $(BENCH)
 
 conformance: setup-run ## judge a folder of conformance cases: make conformance CASES=folder
