@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
+from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
@@ -28,6 +29,23 @@ from quell.model.rule import Mode
 #: A process instance is acted on once, and a checksum flagged once an hour: seconds.
 ONCE = 3600.0
 _ONCE = (KillProcess, KillProcessGroup, KillProcessTree, ReniceProcess, MakeRedFlag, MakeOpsFlag)
+
+
+class PolicyStatus(StrEnum):
+    DISABLED = "Disabled"
+    AUDITING = "Auditing"
+    ENFORCING = "Enforcing"
+    #: It names a ruleset that is not there.
+    PENDING = "Pending"
+
+
+def status(policy: Policy, rulesets: Container[str] = ()) -> PolicyStatus:
+    """rulesets: the names of those that are there."""
+    if not policy.enabled:
+        return PolicyStatus.DISABLED
+    if any(name not in rulesets for name in policy.rulesets):
+        return PolicyStatus.PENDING
+    return PolicyStatus.AUDITING if policy.mode is Mode.AUDIT else PolicyStatus.ENFORCING
 
 
 class Asked(NamedTuple):

@@ -123,7 +123,7 @@ class BudgetSpent(Struct, frozen=True, kw_only=True, tag="budget"):
 
 
 class CommandExpected(Struct, frozen=True, kw_only=True, tag="expected", omit_defaults=True):
-    """A command or delivery is on its way; its success starts these cooldowns: (key, seconds)."""
+    """A command is on its way; its success starts these cooldowns: (key, seconds)."""
 
     id: str
     cooldowns: tuple[tuple[str, float], ...] = ()

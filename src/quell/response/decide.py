@@ -172,15 +172,10 @@ class _Deciding:
         self._record(action, [Verdict(ask, _audited(ask, None) or said) for ask in asks])
 
     def flag(self, action: MakeRedFlag | MakeOpsFlag, asks: list[Ask]) -> None:
-        """Its success is its making, so a cooldown starts at once."""
         key = self._told_key()
         verdicts = [Verdict(ask, _audited(ask, self._restrained(ask, key))) for ask in asks]
         self._record(action, verdicts)
-        for ask in _granted(verdicts):
-            self._count(ask)
-            if ask.cooldown is not None:
-                until = self.now + ask.cooldown
-                self.changes.append(CooldownStarted(key=cooldown_key(ask, key), at=self.now, until=until))
+        self._told(_granted(verdicts), key)
 
     def tell(self, asks: list[Ask], suppressors: list[str]) -> None:
         """All granted askers' endpoints in one record; those that have none, each in one of its own."""
@@ -191,14 +186,14 @@ class _Deciding:
         if granted:
             endpoints = tuple(dict.fromkeys(name for ask in granted for name in chosen[ask].endpoints))
             explanation = "; ".join(dict.fromkeys(said for ask in granted for said in chosen[ask].skipped))
-            record = self._add(
+            self._add(
                 SendWebhook(endpoints=endpoints),
                 [ask.by for ask in granted],
                 Status.GRANTED,
                 explanation=explanation,
                 endpoints=endpoints,
             )
-            self._expect(record, granted, key)
+            self._told(granted, key)
         for verdict in verdicts:
             if verdict.refusal is not None:
                 self._record(SendWebhook(endpoints=verdict.ask.endpoints), [verdict])
@@ -378,9 +373,14 @@ class _Deciding:
         if cooldowns or quarantine:
             expected = CommandExpected(id=record.id, cooldowns=tuple(dict.fromkeys(cooldowns)), quarantine=quarantine)
             self.changes.append(expected)
-        if record.endpoints:
-            for ask in granted:
-                self._count(ask)
+
+    def _told(self, granted: list[Ask], key: str) -> None:
+        """A flag is made and a delivery promised with the decision itself: their cooldowns start at once."""
+        for ask in granted:
+            self._count(ask)
+            if ask.cooldown is not None:
+                until = self.now + ask.cooldown
+                self.changes.append(CooldownStarted(key=cooldown_key(ask, key), at=self.now, until=until))
 
     def _count(self, ask: Ask) -> None:
         """Within the rule's own limit."""

@@ -58,7 +58,7 @@ class State:
         self.cooldowns: dict[str, float] = {}
         #: Budget or limit: when each action in its window happened, in order.
         self.spent: dict[str, list[float]] = {}
-        #: Commands and deliveries without an outcome yet, by id.
+        #: Commands whose outcome matters and is not there yet, by id.
         self.pending: dict[str, CommandExpected] = {}
         #: By the key of their target.
         self.quarantines: dict[str, Quarantined] = {}
@@ -81,11 +81,8 @@ class State:
             self._change(change)
 
     def outcome(self, outcome: Outcome) -> tuple[StateChange, ...]:
-        """Take in what became of a command or a delivery; the changes it made, to be stored. () if nothing waits for it.
-
-        A delivery may add "/<endpoint>" to the id of the action's record.
-        """
-        expected = self.pending.get(outcome.id) or self.pending.get(outcome.id.rpartition("/")[0])
+        """Take in what became of a command; the changes it made, to be stored. () if nothing waits for it."""
+        expected = self.pending.get(outcome.id)
         if expected is None:
             return ()
         changes = tuple(_consequences(expected, outcome, self.quarantines.get(expected.quarantine)))
