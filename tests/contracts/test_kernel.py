@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -157,6 +158,31 @@ def test_closing_and_opening_a_namespace_twice_is_once(kind: str) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give root up")
+def test_without_privileges_it_says_what_it_cannot_do_and_does_the_rest() -> None:
+    code = """
+import os
+from quell.agent.linux.kernel import LinuxKernel
+os.setresuid(65534, 65534, 65534)
+kernel = LinuxKernel()
+found = kernel.capabilities()
+print(sorted(found.words), *found.limits, sep="\\n")
+try:
+    kernel.kill(kernel.open_process(os.getppid()))
+except PermissionError:
+    print("may not kill its parent")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words, *told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    ).stdout.splitlines()
+    assert words == "['agentKillProcess', 'agentReniceProcess']"
+    assert "only processes of user 65534" in told[0]
+    assert "CAP_NET_ADMIN" in told[2]
+    assert told[-1] == "may not kill its parent"
 
 
 def test_a_dry_run_writes_down_what_would_have_been_done() -> None:

@@ -1,4 +1,4 @@
-"""What this process may do on this machine, looked up without changing anything."""
+"""What this process may do on this machine, found out on nothing but itself."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from quell.agent.kernel import Capabilities
-from quell.agent.linux.nftables import Nftables
+from quell.agent.linux.namespace import rehearse
 from quell.model.action import KillProcess, Quarantine, ReleaseQuarantine, ReniceProcess, word
 
 # linux/capability.h
@@ -37,10 +37,12 @@ def probe() -> Capabilities:
     missing = [name for bit, name in _NAMES.items() if not held >> bit & 1]
     if missing:
         limits.append(f"{word(Quarantine)}: for lack of {', '.join(missing)}")
-    elif reason := _without_nftables():
-        limits.append(f"{word(Quarantine)}: {reason}")
     else:
-        words |= {word(Quarantine), word(ReleaseQuarantine)}
+        try:
+            limits += [f"{word(Quarantine)}: {limit}" for limit in rehearse()]
+            words |= {word(Quarantine), word(ReleaseQuarantine)}
+        except OSError as error:
+            limits.append(f"{word(Quarantine)}: this kernel's nftables cannot be used: {error.strerror}")
     return Capabilities(words=frozenset(words), limits=tuple(limits))
 
 
@@ -63,12 +65,3 @@ def _has_pidfd() -> bool:
     except OSError:
         return False
     return True
-
-
-def _without_nftables() -> str:
-    try:
-        with Nftables() as nftables:
-            nftables.tables()
-    except OSError as error:
-        return f"this kernel's nftables cannot be used: {error.strerror}"
-    return ""

@@ -1,4 +1,4 @@
-"""Network namespaces: found, entered by a thread of their own, closed and opened again."""
+"""Network namespaces: found, entered by a thread kept for that, closed and opened again."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import ctypes
 import errno
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Protocol, TypeVar, cast
 
 from quell.agent import proc
 from quell.agent.kernel import Isolation
 from quell.agent.linux.nftables import Nftables, closing, free_name, ours, removal
 
 _CLONE_NEWNET = 0x40000000
-_SO_NETNS_COOKIE = 71
 #: Where ip-netns, CNI plug-ins, Docker and Podman mount namespaces that shall outlive their processes.
 _MOUNTS = ("/run/netns", "/var/run/netns", "/run/docker/netns")
 # What a kernel says that has no such table family or hook, or that has it as a module it cannot load.
@@ -36,36 +36,84 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _Result = TypeVar("_Result")
 
 
-def within(namespace: int, work: Callable[[], _Result]) -> _Result:
-    """Do work in an open network namespace, in a thread that ends with it: no other thread ever leaves its own."""
-    results: list[_Result] = []
-    errors: list[BaseException] = []
+def within(namespace: int | None, work: Callable[[], _Result]) -> _Result:
+    """Do work in an open network namespace, None: in a new one; what it raises is raised here."""
+    reply: SimpleQueue[tuple[_Result | None, BaseException | None]] = SimpleQueue()
 
-    def run() -> None:
+    def visit() -> None:
         try:
-            if _libc.setns(namespace, _CLONE_NEWNET) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-            results.append(work())
+            _enter(namespace)
+            reply.put((work(), None))
         except BaseException as error:  # noqa: BLE001 - carried to the caller's thread, whole
-            errors.append(error)
+            reply.put((None, error))
 
-    thread = threading.Thread(target=run, name="namespace", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    _visitor().put(visit)
+    result, error = reply.get()
+    if error is not None:
+        raise error
+    return cast("_Result", result)
+
+
+@cache
+def _visitor() -> SimpleQueue[Callable[[], None]]:
+    """The one thread that ever leaves this process's network namespace, and its work.
+
+    Between two visits it is at home, so that it keeps no namespace alive.
+    """
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    return _thread("visitor", lambda: _enter(home))
+
+
+@cache
+def _closer() -> SimpleQueue[Callable[[], None]]:
+    """Closes sockets: the kernel lets go of one only when all that it took away is freed, some 15 ms after the effect."""
+    return _thread("closer", lambda: None)
+
+
+def _thread(name: str, afterwards: Callable[[], None]) -> SimpleQueue[Callable[[], None]]:
+    """Work for a thread that stays: on a busy machine one just made waits milliseconds for its first turn."""
+    waiting: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            waiting.get()()
+            afterwards()
+
+    threading.Thread(target=serve, name=name, daemon=True).start()
+    return waiting
+
+
+def _enter(namespace: int | None) -> None:
+    entered = _libc.unshare(_CLONE_NEWNET) if namespace is None else _libc.setns(namespace, _CLONE_NEWNET)
+    if entered != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def isolate(namespace: int, *, strict: bool) -> Isolation:
     """Close it, replacing what an earlier call made, in one transaction."""
-    return within(namespace, lambda: _isolate(strict=strict))
+    return within(namespace, lambda: _close(strict=strict, list_interfaces=_interfaces))
 
 
 def release(namespace: int, *, cookie: int = 0) -> bool:
     """Take away what isolate made; False: there was nothing, or the cookie is another namespace's."""
     return within(namespace, lambda: _release(cookie))
+
+
+@cache
+def rehearse() -> tuple[str, ...]:
+    """Close an empty namespace of our own, and leave it closed as long as this process lives.
+
+    It shows what this kernel can do: what stays open is returned as for isolate, OSError where nothing can be closed.
+    What the kernel has to load and to patch for the first of such hooks is then done, which takes half of the time of
+    a later closing, or much more where modules are loaded.
+    """
+
+    def work() -> tuple[str, ...]:
+        os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)  # never closed: it keeps the namespace
+        return _close(strict=True, list_interfaces=lambda: ["lo"]).limits
+
+    return within(None, work)
 
 
 def find(netns: int) -> int | None:
@@ -87,33 +135,44 @@ def reachable() -> set[int]:
     return found | {inode for inode, _ in _mounted()}
 
 
-def _isolate(*, strict: bool) -> Isolation:
-    with Nftables() as nftables:
+def _close(*, strict: bool, list_interfaces: Callable[[], list[str]]) -> Isolation:
+    with _nftables() as nftables:
         tables = nftables.tables()
         away, name = removal(ours(tables)), free_name(tables)
 
         def close(interfaces: list[str], *, link: bool, egress: bool) -> None:
-            nftables.run([*away, *closing(name, interfaces, strict=strict, link=link, egress=egress)])
+            nftables.run([*away, *closing(name, tuple(interfaces), strict=strict, link=link, egress=egress)])
 
-        interfaces, limits = _close_as_far_as_possible(close)
-    shown = tuple(os.fsencode(each).decode(errors="backslashreplace") for each in interfaces)
-    return Isolation(cookie=_cookie(), interfaces=shown, limits=limits)
+        interfaces, limits = _close_as_far_as_possible(close, list_interfaces)
+        shown = tuple(os.fsencode(each).decode(errors="backslashreplace") for each in interfaces)
+        return Isolation(cookie=nftables.cookie(), interfaces=shown, limits=limits)
+
+
+@contextlib.contextmanager
+def _nftables() -> Iterator[Nftables]:
+    nftables = Nftables()
+    try:
+        yield nftables
+    finally:
+        _closer().put(nftables.close)
 
 
 class _Close(Protocol):
     def __call__(self, interfaces: list[str], *, link: bool, egress: bool) -> None: ...
 
 
-def _close_as_far_as_possible(close: _Close) -> tuple[list[str], tuple[str, ...]]:
+def _close_as_far_as_possible(
+    close: _Close, list_interfaces: Callable[[], list[str]]
+) -> tuple[list[str], tuple[str, ...]]:
     """The interfaces closed, and what this kernel leaves open. OSError: not even IP can be stopped."""
     for _ in range(_TRIES):
-        interfaces = _interfaces()
+        interfaces = list_interfaces()
         try:
             close(interfaces, link=True, egress=True)
         except OSError as error:
             if error.errno not in _MISSING:
                 raise
-            if _interfaces() == interfaces:
+            if list_interfaces() == interfaces:
                 break  # nothing came or went meanwhile: it is the kernel that lacks something
         else:
             return interfaces, ()
@@ -128,26 +187,18 @@ def _close_as_far_as_possible(close: _Close) -> tuple[list[str], tuple[str, ...]
 
 
 def _release(cookie: int) -> bool:
-    if cookie and cookie != _cookie():
-        return False
-    with Nftables() as nftables:
+    with _nftables() as nftables:
+        if cookie and cookie != nftables.cookie():
+            return False
         away = removal(ours(nftables.tables()))
         if away:
             nftables.run(away)
-    return bool(away)
+        return bool(away)
 
 
 def _interfaces() -> list[str]:
     """Names of all interfaces of this thread's namespace but the loopback, which is always the first."""
     return [name for index, name in socket.if_nameindex() if index != 1]
-
-
-def _cookie() -> int:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
-        try:
-            return int(struct.unpack("=Q", any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
-        except OSError:
-            return 0
 
 
 def _paths(netns: int) -> Iterator[str]:

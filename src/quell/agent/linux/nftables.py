@@ -14,10 +14,13 @@ import os
 import secrets
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple, Self
 
 _NETLINK_NETFILTER = 12
+_SO_NETNS_COOKIE = 71
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 _NEWTABLE, _GETTABLE, _DELTABLE, _NEWCHAIN, _NEWRULE = 0, 1, 2, 3, 6
@@ -71,7 +74,17 @@ class Nftables:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
+
+    def cookie(self) -> int:
+        """The kernel's number for the network namespace, never used twice in a boot; 0 before Linux 5.14."""
+        try:
+            return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return 0
 
     def tables(self) -> list[Table]:
         """Every table, of every family."""
@@ -128,7 +141,9 @@ def free_name(tables: Iterable[Table]) -> str:
     return f"{_NAME}-{secrets.token_hex(4)}" if any(each.owned for each in ours(tables)) else _NAME
 
 
-def closing(name: str, interfaces: Sequence[str], *, strict: bool, link: bool, egress: bool) -> list[Message]:
+# Most containers have one interface of one name.
+@lru_cache(maxsize=64)
+def closing(name: str, interfaces: tuple[str, ...], *, strict: bool, link: bool, egress: bool) -> tuple[Message, ...]:
     """The tables that close a namespace. link: with the netdev family; egress: and its hook for what goes out."""
     made = [_table(INET, name)]
     made += [_chain(INET, name, chain, hook) for chain, hook in (("input", 1), ("forward", 2), ("output", 3))]
@@ -144,7 +159,7 @@ def closing(name: str, interfaces: Sequence[str], *, strict: bool, link: bool, e
     if not (link and egress):
         made.append(_table(ARP, name))
         made += [_chain(ARP, name, chain, hook) for chain, hook in (("input", 0), ("output", 1))]
-    return made
+    return tuple(made)
 
 
 def _table(family: int, name: str) -> Message:
