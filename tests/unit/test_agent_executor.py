@@ -325,6 +325,8 @@ def test_all_namespaces_of_a_container_but_the_hosts_are_closed_and_opened(rig: 
     ("more", "expected"),
     [
         ({"container_id": "cd" * 32}, (GONE, Reason.GONE)),
+        ({"container_id": ""}, (REFUSED, Reason.IDENTITY)),
+        ({"container_id": ID[:11]}, (REFUSED, Reason.IDENTITY)),
         ({"container_id": "ab" * 32}, (REFUSED, Reason.HOST_NETWORK)),
         ({"container_id": ID, "pod_uid": "00000000-0000-4000-8000-000000000000"}, (REFUSED, Reason.IDENTITY)),
         ({"container_id": ID, "netns": LONE_NET}, (REFUSED, Reason.IDENTITY)),

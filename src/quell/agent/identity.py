@@ -9,6 +9,9 @@ from quell.model.subject import Process
 #: the end of the clone call, and the boot time, taken from two clocks, moves while NTP slews one of them (0.5 ms a second).
 START_TOLERANCE = 0.05
 
+#: Detectors shorten ids of containers to so many characters; fewer would not name one container.
+SHORTEST_ID = 12
+
 _COMM = 15  # the kernel keeps this many bytes of a name
 
 
@@ -74,5 +77,4 @@ def _plain(exe: str) -> str:
 
 
 def _same_id(given: str, full: str) -> bool:
-    # Detectors shorten ids to 12 characters; fewer would not name one container.
-    return len(given) >= 12 and full.startswith(given)
+    return len(given) >= SHORTEST_ID and full.startswith(given)

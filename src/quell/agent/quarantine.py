@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from quell.agent.identity import SHORTEST_ID
 from quell.agent.kernel import Isolation, Kernel
 from quell.agent.ledger import Closed, Ledger
 from quell.agent.proc import Facts, boot_id
@@ -191,6 +192,8 @@ class Quarantines:
 
     def _of_workload(self, target: NetworkTarget) -> dict[int, int]:
         """All namespaces of a container or pod: one of its processes may have made itself a private one to hide in."""
+        if target.container_id is not None and len(target.container_id) < SHORTEST_ID:
+            raise Refused(Reason.IDENTITY, f"{target.container_id!r} is too short to name one container")
         pids: list[int] = []
         if target.container_id is not None:
             pids = self._kernel.members(container_id=target.container_id)

@@ -1,7 +1,7 @@
 """nftables by netlink, as much as closing a network namespace needs. Pure encoding, and one exchange with the kernel.
 
 The binary protocol is spoken directly (linux/netfilter/nf_tables.h): a container names its own interfaces, and such a
-name never passes through a parser of rules in a privileged process; nor is a library needed (docs/adr).
+name never passes through a parser of rules in a privileged process; nor is a library needed (docs/adr/0008).
 
 The tables are called quell, in three families. inet drops IPv4 and IPv6 on every interface, also on one that comes
 later. netdev drops whatever a packet socket sends or receives, ARP and all else below IP, on each interface there is.
