@@ -1,7 +1,7 @@
 # Quell. Each target sets up what it needs (deploy/setup.sh) and is quick the second time.
 PYTHON := .venv/bin/python
 TEST := $(PYTHON) -m pytest -n 2
-CASES ?= tests/cases
+CASES ?= tests/cases/rules
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test check bench conformance docs clean lint setup-run setup-test
