@@ -13,6 +13,7 @@ import random
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 from quell import ids
@@ -84,6 +85,11 @@ def entry(run: int, serial: int) -> Entry:
     )
 
 
+def failure(future: Future[None]) -> StoreError | None:
+    error = future.exception()
+    return None if error is None else StoreError(str(error))
+
+
 def main(path: Path, run: int) -> None:
     store = Store.open(path)
     state = restored(store)
@@ -92,7 +98,8 @@ def main(path: Path, run: int) -> None:
 
     def say(lines: list[str], error: StoreError | None) -> None:
         if error is not None:
-            raise SystemExit(f"a write failed: {error}")
+            sys.stderr.write(f"a write failed: {error}\n")
+            os._exit(3)
         with said:
             # One write, so that a killed process leaves at most the last line torn.
             os.write(1, "".join(f"{line}\n" for line in lines).encode())
@@ -125,7 +132,8 @@ def main(path: Path, run: int) -> None:
                 for kind in ("Group", "Webhook"):
                     documents.put(connection, Document(kind=kind, name=name, body=b"{}"))  # type: ignore[arg-type]
 
-            store.write(change, lambda error, name=name: say([f"document {name}"], error))  # type: ignore[misc]
+            future = store.submit(change, point="documents")
+            future.add_done_callback(lambda future, name=name: say([f"document {name}"], failure(future)))  # type: ignore[misc]
         if turn % 7 == 3:
             slots.acquire()
             store.snapshot(json.dumps(state).encode(), lambda error: say([], error))

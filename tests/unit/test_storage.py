@@ -213,6 +213,33 @@ def test_a_full_database_refuses_and_goes_on_when_there_is_room(store: Store) ->
     assert store.statistics().queued_bytes == 0
 
 
+def test_when_the_writer_fails_whoever_waits_is_told(store: Store) -> None:
+    def clock() -> float:
+        raise ZeroDivisionError
+
+    go = threading.Event()
+    store.submit(lambda _: None).result(20)
+    # Retention asks for the time between two commits; no error is expected of that.
+    store._writer._clock = clock
+    store._writer._trim_bytes = 1 << 40
+    held = store.submit(lambda _: go.wait(20))
+    told: list[StoreError | None] = []
+    ready = threading.Event()
+    while not store.statistics().queued_entries:
+        time.sleep(0.001)
+    big = [entries(1, 3_000_000) for _ in range(4)]
+    for one in big:
+        store.append(one, lambda error: (told.append(error), len(told) == 4 and ready.set()))
+    go.set()
+    held.result(20)
+    assert ready.wait(20)
+    assert isinstance(told[-1], StoreError)
+    with pytest.raises(StoreError, match="writer ended"):
+        store.append(entries(1), lambda _: None)
+    found = store.known_ids([one[0].event.id for one in big])
+    assert len(found) == told.count(None)
+
+
 # ---- the write-ahead log and the file's size
 
 

@@ -216,7 +216,7 @@ class Controller:
                 stored_documents.delete(connection, *key)
             key_values.put(connection, _REVISION, str(revision).encode())
 
-        await asyncio.wrap_future(self.store.submit(write))
+        await asyncio.wrap_future(self.store.submit(write, point="documents"))
         self._things = after
         self.pipeline.use(index)
         self.webhooks.set_endpoints({thing.name: thing for thing in as_documents(things).webhooks})

@@ -152,9 +152,10 @@ class Store:
         """
         self._writer.put(Written(done, 1, _ENTRY_BYTES, change), always=True)
 
-    def submit(self, change: Callable[[sqlite3.Connection], T]) -> Future[T]:
+    def submit(self, change: Callable[[sqlite3.Connection], T], *, point: str = "") -> Future[T]:
         """Like write, with the result as a future: `await asyncio.wrap_future(store.submit(...))`.
 
+        point: passes the fail-points POINT.before-commit and POINT.after-commit of quell.faults.
         An exception that is no database error comes out as it was raised.
         """
         future: Future[T] = Future()
@@ -171,7 +172,7 @@ class Store:
             else:
                 future.set_exception(error)
 
-        self._writer.put(Written(done, 1, _ENTRY_BYTES, run, direct=True), always=True)
+        self._writer.put(Written(done, 1, _ENTRY_BYTES, run, direct=True, point=point), always=True)
         return future
 
     def snapshot(self, state: bytes, done: Done) -> None:

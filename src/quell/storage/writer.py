@@ -66,6 +66,8 @@ class Written(Struct, frozen=True):
     change: Callable[[sqlite3.Connection], object]
     #: done runs in the writing thread whatever `call` is: somebody may be waiting for it in the thread `call` leads to.
     direct: bool = False
+    #: Passes the fail-points POINT.before-commit and POINT.after-commit (quell.faults); "": none.
+    point: str = ""
 
 
 class Snapshot(Struct, frozen=True):
@@ -76,9 +78,6 @@ class Snapshot(Struct, frozen=True):
 
 
 Item = Appended | Recorded | Written | Snapshot
-
-#: What a fail-point is called by what is written (quell.faults).
-_POINTS: tuple[tuple[type[Item], str], ...] = ((Appended, "journal"), (Recorded, "outcome"), (Written, "documents"))
 
 
 class Writer:
@@ -108,7 +107,9 @@ class Writer:
         self._lock = threading.Lock()
         self._bytes = 0
         self._entries = 0
+        #: Why nothing more is taken; "": it is.
         self._closed = ""
+        self._ended = False
 
         # What follows belongs to the writing thread.
         self._rolled_back = False
@@ -152,9 +153,10 @@ class Writer:
     def close(self) -> bool:
         """Writes what is queued and ends the thread; False: it was closed before."""
         with self._lock:
-            if self._closed:
+            if self._ended:
                 return False
-            self._closed = "the store is closed"
+            self._ended = True
+            self._closed = self._closed or "the store is closed"
             self._queue.put(None)
         self._thread.join()
         return True
@@ -181,13 +183,29 @@ class Writer:
 
     def _run(self) -> None:
         open_ = True
-        while open_:
-            items, open_ = self._take()
-            if items:
-                self._settle(items)
-            self._tidy(quiet=not items)
+        try:
+            while open_:
+                items, open_ = self._take()
+                if items:
+                    self._settle(items)
+                self._tidy(quiet=not items)
+        except Exception as error:  # noqa: BLE001 - a fault of ours: whoever waits must be told, not left waiting
+            _log.exception("the store's writer ended")
+            self._give_up(StoreError(f"the store's writer ended: {error}"))
         self._checkpoints.close()
         self._connection.close()
+
+    def _give_up(self, error: StoreError) -> None:
+        """Takes nothing more, and says so to what is queued."""
+        with self._lock:
+            self._closed = str(error)
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except Empty:
+                return
+            if item is not None:
+                _tell([(item.done, error)])
 
     def _take(self) -> tuple[list[Item], bool]:
         """Everything that waits up to the bound, and whether there may be more; nothing after TIDY_SECONDS of quiet."""
@@ -261,7 +279,7 @@ class Writer:
             self._intake.resume()
             self._replay_bytes = changes.waiting(connection)
             self._rolled_back = False
-        points = [name for kind, name in _POINTS if any(isinstance(item, kind) for item in items)]
+        points = list(dict.fromkeys(filter(None, map(_point, items))))
         # Only appends and outcomes: one statement, and a transaction of its own.
         single = all(isinstance(item, Appended | Recorded) for item in items)
         if not single:
@@ -336,6 +354,19 @@ class Writer:
             self._restart = self._checkpoints.wal_bytes() >= checkpoint.RESTART_BYTES
         elif self._restart:
             self._restart = not checkpoint.restart(self._connection)
+
+
+def _point(item: Item) -> str:
+    """What the fail-points around its commit are called; "": it has none."""
+    match item:
+        case Appended():
+            return "journal"
+        case Recorded():
+            return "outcome"
+        case Written():
+            return item.point
+        case Snapshot():
+            return ""
 
 
 def _tell(results: Sequence[tuple[Done, StoreError | None]]) -> None:
