@@ -35,6 +35,8 @@ from quell.model.event import Event
 from quell.model.rule import Webhook
 from quell.model.subject import NetworkTarget, Target
 from quell.response.endpoints import Chosen, choose
+from quell.response.facts import last
+from quell.response.lease import Lease, later, lease_of
 from quell.response.safety import (
     budget_keys,
     cooldown_key,
@@ -57,14 +59,6 @@ class Verdict(NamedTuple):
 
     ask: Ask
     refusal: Refusal | None
-
-
-class Lease(NamedTuple):
-    """How a network namespace is isolated once this decision is applied."""
-
-    until: float | None
-    strict: bool
-    holders: Mapping[str, float | None]
 
 
 def decide(
@@ -224,10 +218,9 @@ class _Deciding:
 
     def _isolate(self, action: Quarantine, asks: list[Ask], aimed: Aim, target: NetworkTarget, agent: str) -> None:
         """A new holder of what is isolated already joins without a command; longer or stricter needs one."""
-        lease = self._leases.get(target.key) or self._lease(target.key)
+        lease = self._leases.get(target.key) or lease_of(self.state, target.key)
         until = None if action.ttl is None else self.now + action.ttl
-        slack = 0.0 if action.ttl is None else action.ttl / 10
-        joins = lease is not None and (lease.strict or not action.strict) and _covers(lease, asks, until, slack)
+        joins = lease is not None and lease.covers(action, {ask.owner for ask in asks}, self.now)
         verdicts = []
         for ask in asks:
             refusal = self._unsafe(ask, target.key, joins=joins)
@@ -244,7 +237,7 @@ class _Deciding:
         for owner in dict.fromkeys(ask.owner for ask in granted):
             if owner in holders and joins:
                 continue
-            holders[owner] = _later(holders.get(owner, until), until)
+            holders[owner] = later(holders.get(owner, until), until)
             self.changes.append(
                 QuarantineHeld(
                     target=target,
@@ -256,15 +249,10 @@ class _Deciding:
                 )
             )
         strict = action.strict or (lease is not None and lease.strict)
-        self._leases[target.key] = Lease(_last(holders.values()), strict, holders)
+        self._leases[target.key] = Lease(last(holders.values()), strict, holders)
         if not joins:
             self._expect(record, granted, target.key, quarantine=target.key)
             self._spend(granted, aimed)
-
-    def _lease(self, key: str) -> Lease | None:
-        """None: not isolated, or just being released."""
-        held = self.state.quarantines.get(key)
-        return Lease(held.lease, held.strict, held.holders) if held is not None and held.holders else None
 
     def _unsafe(self, ask: Ask, key: str, *, joins: bool = False) -> Refusal | None:
         """What refuses this asker. The switch comes last but the rule's own bounds, to list what would have been done."""
@@ -419,22 +407,3 @@ def _granted(verdicts: list[Verdict]) -> list[Ask]:
 def _gravity(reason: Reason) -> int:
     """Which of several askers' reasons stands for the record: a hold can still be granted; audit says least."""
     return 0 if reason in _HELD else 2 if reason is Reason.AUDIT else 1
-
-
-def _covers(lease: Lease, asks: list[Ask], until: float | None, slack: float) -> bool:
-    """Whether the lease is as long already; one that all askers hold is renewed only once a tenth of it is over."""
-    if lease.until is None:
-        return True
-    if until is None:
-        return False
-    known = all(ask.owner in lease.holders for ask in asks)
-    return until <= lease.until + (slack if known else 0.0)
-
-
-def _later(one: float | None, other: float | None) -> float | None:
-    return None if one is None or other is None else max(one, other)
-
-
-def _last(ends: Iterable[float | None]) -> float | None:
-    known = list(ends)
-    return None if None in known else max((end for end in known if end is not None), default=0.0)

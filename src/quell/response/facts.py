@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from msgspec import Struct
 
 from quell.model.subject import NetworkTarget
@@ -72,5 +74,10 @@ class Quarantined(Struct, kw_only=True, omit_defaults=True):
     @property
     def lease(self) -> float | None:
         """When the last holder's time is over; None: never by itself."""
-        ends = list(self.holders.values())
-        return None if None in ends else max((end for end in ends if end is not None), default=0.0)
+        return last(self.holders.values())
+
+
+def last(ends: Collection[float | None]) -> float | None:
+    """The end of all of them; None if one has none."""
+    known = [end for end in ends if end is not None]
+    return max(known, default=0.0) if len(known) == len(ends) else None
