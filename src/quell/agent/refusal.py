@@ -5,7 +5,7 @@ from __future__ import annotations
 from quell.model.decision import OutcomeStatus, Reason
 
 
-class Refused(Exception):  # noqa: N818 - a decision with a reason, not an error; it never leaves the executor
+class Refused(Exception):  # a decision with a reason, not an error; it never leaves the executor
     def __init__(self, reason: Reason, explanation: str, status: OutcomeStatus = OutcomeStatus.REFUSED) -> None:
         super().__init__(explanation)
         self.reason = reason
