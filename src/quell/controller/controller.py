@@ -335,23 +335,37 @@ class Controller:
         return DETECTORS[stored.source].decode(stored.raw, id=stored.id, received=stored.received)
 
     def _write_failed(self) -> None:
-        """Go back to what the journal says, once all that is queued has succeeded or failed as well."""
-        self._spawn(self._restore_state())
+        """The state holds what the journal does not: decide nothing until it is read back."""
+        if not self.pipeline.suspended:
+            self.pipeline.suspended = True
+            self._spawn(self._restore_state())
 
     async def _restore_state(self) -> None:
-        try:
-            await asyncio.wrap_future(self.store.submit(lambda _connection: None))
-        except StoreError as error:
-            _log.error("the store does not take writes", error=str(error))
+        while True:
+            try:
+                # All that was queued before has succeeded or failed once this has.
+                await asyncio.wrap_future(self.store.submit(lambda _connection: None))
+            except StoreError as error:
+                _log.error("the store takes no writes; nothing is decided meanwhile", error=str(error))
+                await asyncio.sleep(_TICK)
+                continue
+            if not self.store.statistics().queued_entries:
+                break
         self.state = self.pipeline.state = _restored(self.store, self.settings)
         self._set_agents()
+        self.pipeline.suspended = False
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
+            if self.pipeline.suspended:
+                continue
             released = run_out(self.state, time.time())
             if released.changes:
-                await self._release(released, "its lease ran out")
+                try:
+                    await self._release(released, "its lease ran out")
+                except (QueueFull, StoreError) as error:
+                    _log.error("a quarantine could not be released yet", error=str(error))
             if self.store.statistics().replay_bytes > _REPLAY_BYTES:
                 self._snapshot()
 

@@ -17,7 +17,7 @@ from quell.clock import Clock
 from quell.controller.bodies import body
 from quell.controller.dispatcher import outbox_item
 from quell.controller.notices import flag_notice, notice
-from quell.errors import StoreError
+from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
 from quell.matching.index import Index
 from quell.model.action import SendWebhook, SuppressLog
@@ -54,6 +54,8 @@ class Pipeline:
         The store must run its callbacks on the event loop (Store.open's `call`).
         """
         self.state = state
+        #: Nothing is decided: the state holds what the journal does not.
+        self.suspended = False
         self.use(index)
         self._store = store
         self._offers = offers
@@ -74,6 +76,7 @@ class Pipeline:
         its way to the disk the future waits for that. QueueFull if too much waits; then nothing was done. The future
         raises StoreFull or StoreError.
         """
+        self._may_decide()
         self._store.check(len(events), sum([len(event.raw) for event in events]))
         index, state, now = self.index, self.state, self._clock()
         entries: list[Entry] = []
@@ -90,6 +93,7 @@ class Pipeline:
 
     def submit_release(self, event: Event, release: Release) -> asyncio.Future[None]:
         """Journal an event of Quell's own whose decision is to let go of quarantines, and send what follows."""
+        self._may_decide()
         ordered = [msgspec.structs.replace(command, event_id=event.id) for command in release.commands]
         decision = Decision(
             event_id=event.id,
@@ -113,10 +117,17 @@ class Pipeline:
         self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future)
         return future
 
-    def _append(self, entries: list[Entry], future: asyncio.Future[None]) -> None:
+    def _may_decide(self) -> None:
+        if self.suspended:
+            raise QueueFull("the state is being read back after a failed write", retry_after=1.0)
 
+    def _append(self, entries: list[Entry], future: asyncio.Future[None]) -> None:
+        queued = [item for entry in entries if entry.outbox for item in entry.outbox]
+        given = [entry.event.id for entry in entries if entry.event.id_given]
+
+        # It holds these two and not the entries, which would else live until the commit.
         def done(error: StoreError | None) -> None:
-            self._written(future, entries, error)
+            self._written(future, queued, given, error)
 
         self._store.append(entries, done)
 
@@ -185,20 +196,26 @@ class Pipeline:
             recent.popitem(last=False)
         return fresh, awaited
 
-    def _written(self, future: asyncio.Future[None], entries: Sequence[Entry], error: StoreError | None) -> None:
+    def _written(
+        self,
+        future: asyncio.Future[None],
+        queued: Sequence[OutboxItem],
+        given: Sequence[str],
+        error: StoreError | None,
+    ) -> None:
         if error is None:
-            for entry in entries:
-                if entry.event.id_given and entry.event.id in self._recent:
-                    self._recent[entry.event.id] = None
-            if queued := [item for entry in entries if entry.outbox for item in entry.outbox]:
+            for identifier in given:
+                if identifier in self._recent:
+                    self._recent[identifier] = None
+            if queued:
                 for offer in self._offers:
                     offer(queued)
             if not future.done():
                 future.set_result(None)
             return
-        _log.error("events could not be written", events=len(entries), error=str(error))
-        for entry in entries:
-            self._recent.pop(entry.event.id, None)
+        _log.error("events could not be written", error=str(error))
+        for identifier in given:
+            self._recent.pop(identifier, None)
         self._on_failure()
         if not future.done():
             future.set_exception(error)

@@ -28,7 +28,9 @@ def demo(
     stay: Annotated[
         bool, typer.Option("--stay", help="Stay up afterwards, with the usual watch list, on port 7341 and in .state/.")
     ] = False,
-    examples: Annotated[Path, typer.Option("--examples", help="The documents to apply.")] = EXAMPLES,
+    examples: Annotated[
+        Path, typer.Option("--examples", help="The documents to apply.", show_default="examples/ of this checkout")
+    ] = EXAMPLES,
 ) -> None:
     """Show Quell at work on this machine: a netcat killed, a namespace isolated, a webhook delivered.
 
