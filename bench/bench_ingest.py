@@ -82,7 +82,7 @@ def _rate(folder: Path, bodies: str, count: int, port: int, token: str) -> float
     script = folder / "script.lua"
     kind = "application/x-ndjson" if bodies == "batches" else "application/json"
     script.write_text(_SCRIPT.format(count=count, folder=folder / bodies, token=token, type=kind))
-    connections = "8" if bodies == "batches" else "64"
+    connections = "32" if bodies == "batches" else "64"
     told = subprocess.run(
         [
             "wrk",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
+import gc
 import os
 import secrets
 import signal
@@ -25,6 +27,14 @@ from quell.storage import join_tokens, tokens
 _JOIN_TTL = 300.0
 #: Seconds before an agent that ended is started again, doubled each time up to the last.
 _RESTART, _RESTART_MAX = 0.5, 30.0
+
+#: Allocations between two looks of the collector, and the looks before an older generation's turn. The default of 700
+#: means a look every seven events.
+_COLLECT = (20_000, 20, 20)
+
+#: mallopt(3): a block up to this size comes from the heap, and this much of it is kept when it is free.
+_M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 128 << 20
+_M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 16 << 20
 
 _log = structlog.get_logger(__name__)
 
@@ -58,6 +68,7 @@ async def serving(folder: Path, settings: Settings) -> AsyncIterator[Running]:
             ws="websockets-sansio",
             lifespan="off",
             access_log=False,
+            proxy_headers=False,
             log_config=None,
             ws_max_size=1 << 20,
             ws_per_message_deflate=False,
@@ -87,6 +98,8 @@ def run(
     on_ready: Callable[[Running], None] = lambda _running: None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; with `agent`, keep one running beside it. Returns the exit code."""
+    gc.set_threshold(*_COLLECT)
+    _keep_heap()
     return uvloop.run(_run(folder, settings, agent, agent_arguments, on_ready))
 
 
@@ -163,6 +176,16 @@ async def _first_tokens(controller: Controller) -> None:
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secret + "\n")
         fresh.replace(path)
+
+
+def _keep_heap() -> None:
+    """Keep freed memory for the next request instead of giving it back: bodies of 100 KB and more else cost 20,000 page
+    faults a second, a quarter of the throughput. Only glibc knows these two.
+    """
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
 
 
 def _host(host: str) -> str:

@@ -39,7 +39,7 @@ from quell.ids import uuid7
 ahead = time.time() + 3600
 uuid7(ahead)
 child = os.fork()
-print(uuid7(ahead), flush=True)
+os.write(1, f"{uuid7(ahead)}\\n".encode())
 if child:
     os.waitpid(child, 0)
 """

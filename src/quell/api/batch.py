@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 from msgspec import Struct
 
@@ -25,6 +27,8 @@ _TOLD_BY_CONTENT = frozenset((None, "application/json", "application/octet-strea
 MAX_ELEMENTS = 100_000
 #: Bytes of an array: unlike lines, its elements cannot be counted before they are cut.
 MAX_ARRAY = 8 << 20
+#: Bytes of a body of lines that is cut without counting them first.
+_SHORT = 1 << 20
 
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 _whole = msgspec.json.Decoder(msgspec.Raw)
@@ -32,11 +36,17 @@ _SPACE = b" \t\r\n"
 
 
 class Batch(Struct, frozen=True):
-    """The elements' bytes, each with its number from 1: its line, or its place in the array."""
+    """The elements' bytes, numbered from 1 by their places: lines, of which blank ones count but are none, or an array's."""
 
-    elements: list[tuple[int, bytes]]
+    elements: list[bytes]
     #: Not the sender's only element: numbers mean something.
     several: bool = True
+
+    def numbered(self) -> Iterator[tuple[int, bytes]]:
+        """Each element that is not blank, and its number."""
+        for number, element in enumerate(self.elements, 1):
+            if element and not element.isspace():
+                yield number, element
 
 
 def split(body: bytes, content_type: str | None) -> Batch:
@@ -67,7 +77,7 @@ def split(body: bytes, content_type: str | None) -> Batch:
         raise _not_json(error, body) from error
     except RecursionError as error:
         raise Refusal(400, "not JSON that can be read: nested too deeply") from error
-    return Batch([(1, body)], several=False)
+    return Batch([body], several=False)
 
 
 def _array(body: bytes) -> Batch:
@@ -76,7 +86,7 @@ def _array(body: bytes) -> Batch:
     raws = _elements.decode(body)
     if len(raws) > MAX_ELEMENTS:
         raise _too_many(len(raws))
-    return Batch([(number, bytes(raw)) for number, raw in enumerate(raws, 1)])
+    return Batch([bytes(raw) for raw in raws])
 
 
 def _not_json(error: msgspec.DecodeError, body: bytes) -> Refusal:
@@ -106,10 +116,15 @@ def _is_object(line: bytes) -> bool:
 
 
 def _lines(body: bytes) -> Batch:
-    if (count := body.count(b"\n")) > MAX_ELEMENTS:
+    # A short body is quicker cut than counted.
+    if len(body) > _SHORT and (count := body.count(b"\n")) > MAX_ELEMENTS:
         raise _too_many(count)
-    lines = [(number, text) for number, line in enumerate(body.split(b"\n"), 1) if (text := line.strip(_SPACE))]
-    if not lines:
+    lines = body.split(b"\n")
+    if b"\r" in body:
+        lines = [line.strip(_SPACE) for line in lines]
+    if len(lines) > MAX_ELEMENTS + 1:
+        raise _too_many(len(lines) - 1)
+    if not body.strip(_SPACE):
         raise Refusal(400, "the body is empty; expected an event a line")
     return Batch(lines)
 

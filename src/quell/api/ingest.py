@@ -8,7 +8,7 @@ answer is 400 with the same list.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -49,7 +49,7 @@ _log = structlog.get_logger(__name__)
 class Controller(Protocol):
     """What taking events in needs of quell.controller.controller.Controller."""
 
-    async def ingest(self, events: Sequence[Event]) -> list[str]: ...
+    def ingest(self, events: Sequence[Event]) -> Awaitable[None]: ...
 
     async def reject(self, rejects: Sequence[Reject]) -> None: ...
 
@@ -109,14 +109,18 @@ class Ingest:
             raise
         # From here to the store's queue nothing is awaited: ids made here stay in the order of the journal.
         events, rejects = self._decode(detector, batch, scope)
-        ids = await self._controller.ingest(events) if events else []
-        if events:
-            _TAKEN_BY[detector.name].inc(len(events))
+        several, ids = batch.several, [event.id for event in events]
+        written = self._controller.ingest(events) if events else None
+        # Until the commit nothing of the events is held here: thousands that wait would push each other out of the caches.
+        del events, batch, text, sent
+        if written is not None:
+            await written
+            _TAKEN_BY[detector.name].inc(len(ids))
         if rejects:
             await self._keep(rejects)
         rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in rejects]
         if rejected and not ids:
-            raise _nothing_taken(batch, rejected)
+            raise _nothing_taken(several, rejected)
         return _encode(Receipt(ids=ids, rejected=rejected))
 
     def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> tuple[list[Event], list[Reject]]:
@@ -124,7 +128,7 @@ class Ingest:
         events: list[Event] = []
         rejects: list[Reject] = []
         largest, decode = self._limits.max_event, detector.decode
-        for number, line in batch.elements:
+        for number, line in batch.numbered():
             try:
                 if len(line) > largest:
                     raise EventError(f"the event has {len(line)} bytes, more than the {largest} that are taken")
@@ -160,8 +164,8 @@ def _reject(scope: Scope, detector: Detector, line: int, error: EventError, raw:
     )
 
 
-def _nothing_taken(batch: Batch, rejected: list[Rejected]) -> Refusal:
-    if batch.several:
+def _nothing_taken(several: bool, rejected: list[Rejected]) -> Refusal:
+    if several:
         return Refusal(400, f"none of {len(rejected)} elements is an event", more={"ids": [], "rejected": rejected})
     only = rejected[0]
     more = {"ids": [], "rejected": rejected}

@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -70,7 +70,7 @@ class Controller(Protocol):
     @property
     def dispatcher(self) -> Dispatcher: ...
 
-    async def ingest(self, events: Sequence[Event]) -> list[str]: ...
+    def ingest(self, events: Sequence[Event]) -> Awaitable[None]: ...
 
     async def reject(self, rejects: Sequence[Reject]) -> None: ...
 

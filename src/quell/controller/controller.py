@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sqlite3
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +126,12 @@ class Controller:
 
     # ---- events
 
-    async def ingest(self, events: Sequence[Event]) -> list[str]:
-        """The events' ids, in order, once they and their decisions are on disk. QueueFull, StoreFull, StoreError."""
-        await self.pipeline.submit(events)
-        return [event.id for event in events]
+    def ingest(self, events: Sequence[Event]) -> Awaitable[None]:
+        """Decides at once; to be awaited until the events and their decisions are on disk.
+
+        Raises QueueFull, the awaiting StoreFull and StoreError.
+        """
+        return self.pipeline.submit(events)
 
     async def reject(self, rejects: Sequence[Reject]) -> None:
         await asyncio.wrap_future(self.store.submit(lambda connection: stored_rejects.insert(connection, rejects)))

@@ -76,8 +76,7 @@ class Pipeline:
         its way to the disk the future waits for that. QueueFull if too much waits; then nothing was done. The future
         raises StoreFull or StoreError.
         """
-        self._may_decide()
-        self._store.check(len(events), sum([len(event.raw) for event in events]))
+        self.check(len(events), sum([len(event.raw) for event in events]))
         index, state, now = self.index, self.state, self._clock()
         entries: list[Entry] = []
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -93,7 +92,7 @@ class Pipeline:
 
     def submit_release(self, event: Event, release: Release) -> asyncio.Future[None]:
         """Journal an event of Quell's own whose decision is to let go of quarantines, and send what follows."""
-        self._may_decide()
+        self.check(1, len(event.raw))
         ordered = [msgspec.structs.replace(command, event_id=event.id) for command in release.commands]
         decision = Decision(
             event_id=event.id,
@@ -117,9 +116,11 @@ class Pipeline:
         self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future)
         return future
 
-    def _may_decide(self) -> None:
+    def check(self, events: int, size: int) -> None:
+        """Raises QueueFull if so many events of so many bytes would not be taken now."""
         if self.suspended:
             raise QueueFull("the state is being read back after a failed write", retry_after=1.0)
+        self._store.check(events, size)
 
     def _append(self, entries: list[Entry], future: asyncio.Future[None]) -> None:
         queued = [item for entry in entries if entry.outbox for item in entry.outbox]

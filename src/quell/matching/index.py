@@ -128,20 +128,14 @@ class Index:
         """None: nothing matches, as most often."""
         if event.category not in self._repeats:
             return self._match(event, _reading(event, world, now))
-        reading: Reading | None = None
-
-        def read() -> Reading:
-            nonlocal reading
-            reading = _reading(event, world, now)
-            return reading
-
-        key = self._memo.key(event, read)
-        known = self._memo.get(key)
+        memo = self._memo
+        reading = _reading(event, world, now) if memo.needs_reading else None
+        key = memo.key(event, reading)
+        known = memo.get(key)
         if known is not None:
-            matches, asks = known
-            return Matched(matches, asks, (), event.details) if matches else None
-        matched = self._match(event, reading or read())
-        self._memo.put(key, _NOTHING if matched is None else (matched.matches, matched.asks))
+            return Matched(known[0], known[1], (), event.details) if known[0] else None
+        matched = self._match(event, reading or _reading(event, world, now))
+        memo.put(key, _NOTHING if matched is None else (matched.matches, matched.asks))
         return matched
 
     def _match(self, event: Event, reading: Reading) -> Matched | None:

@@ -35,21 +35,21 @@ class Memo(Generic[T]):
         self._process = "process" in reads
         told = _ALWAYS_TELL | _PATHS.keys() | {"process"}
         self._others = tuple((field, read) for field, read in reads.items() if field not in told)
+        self.needs_reading = bool(self._others)
         self._answers: dict[Hashable, T] = {}
         self.get = self._answers.get
 
-    def key(self, event: Event, reading: Callable[[], Reading]) -> Hashable:
-        """Equal for two events only if no rule can tell them apart. reading is called where a field needs it."""
+    def key(self, event: Event, reading: Reading | None) -> Hashable:
+        """Equal for two events only if no rule can tell them apart. reading: of the event, if needs_reading."""
         key: tuple[Hashable, ...] = self._plain(event)
         if self._process and (process := event.subject.process) is not None:
             key = (key, process.name, process.exe)
-        if self._others:
-            read_of = reading()
-            values = read_of.values
+        if reading is not None:
+            values = reading.values
             for field, read in self._others:
                 found = values.get(field)
                 if found is None:
-                    found = values[field] = read(read_of)
+                    found = values[field] = read(reading)
                 key = (key, found)
         return key
 

@@ -25,58 +25,58 @@ class Severity(StrEnum):
     INFO = "info"
 
 
-class Quarantine(Struct, frozen=True, kw_only=True, tag="quarantine", omit_defaults=True):
+class Quarantine(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine", omit_defaults=True):
     #: Seconds after which it ends unless new evidence comes; None: until released.
     ttl: float | None = None
     strict: bool = False
 
 
-class SendWebhook(Struct, frozen=True, kw_only=True, tag="webhook", omit_defaults=True):
+class SendWebhook(Struct, frozen=True, gc=False, kw_only=True, tag="webhook", omit_defaults=True):
     #: Names of endpoints; none: those marked default.
     endpoints: tuple[str, ...] = ()
 
 
-class SuppressLog(Struct, frozen=True, kw_only=True, tag="suppress-log"):
+class SuppressLog(Struct, frozen=True, gc=False, kw_only=True, tag="suppress-log"):
     pass
 
 
-class MakeRedFlag(Struct, frozen=True, kw_only=True, tag="makeRedFlag", omit_defaults=True):
+class MakeRedFlag(Struct, frozen=True, gc=False, kw_only=True, tag="makeRedFlag", omit_defaults=True):
     severity: Severity
     impact: str = ""
     content: str = ""
     webhooks: tuple[str, ...] = ()
 
 
-class MakeOpsFlag(Struct, frozen=True, kw_only=True, tag="makeOpsFlag", omit_defaults=True):
+class MakeOpsFlag(Struct, frozen=True, gc=False, kw_only=True, tag="makeOpsFlag", omit_defaults=True):
     severity: Severity
     impact: str = ""
     content: str = ""
     webhooks: tuple[str, ...] = ()
 
 
-class KillProcess(Struct, frozen=True, kw_only=True, tag="agentKillProcess"):
+class KillProcess(Struct, frozen=True, gc=False, kw_only=True, tag="agentKillProcess"):
     pass
 
 
-class KillProcessGroup(Struct, frozen=True, kw_only=True, tag="agentKillProcessGroup"):
+class KillProcessGroup(Struct, frozen=True, gc=False, kw_only=True, tag="agentKillProcessGroup"):
     pass
 
 
-class KillProcessTree(Struct, frozen=True, kw_only=True, tag="agentKillProcessTree"):
+class KillProcessTree(Struct, frozen=True, gc=False, kw_only=True, tag="agentKillProcessTree"):
     pass
 
 
-class KillPod(Struct, frozen=True, kw_only=True, tag="agentKillPod", omit_defaults=True):
+class KillPod(Struct, frozen=True, gc=False, kw_only=True, tag="agentKillPod", omit_defaults=True):
     #: Seconds between the polite signal and the last one.
     grace_period: int = 0
 
 
-class ReniceProcess(Struct, frozen=True, kw_only=True, tag="agentReniceProcess"):
+class ReniceProcess(Struct, frozen=True, gc=False, kw_only=True, tag="agentReniceProcess"):
     #: -20 to 19.
     priority: int
 
 
-class ReleaseQuarantine(Struct, frozen=True, kw_only=True, tag="release"):
+class ReleaseQuarantine(Struct, frozen=True, gc=False, kw_only=True, tag="release"):
     """The inverse of Quarantine. Never written in a rule: asked for when the last holder lets go."""
 
 

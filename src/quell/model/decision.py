@@ -44,7 +44,7 @@ class Reason(StrEnum):
     FAILED = "failed"
 
 
-class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Ask(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One action that a matching rule or policy entry asks for, and the bounds it sets itself. Durations in seconds."""
 
     action: Action
@@ -64,14 +64,14 @@ class Ask(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unknown_scope: bool = False
 
 
-class Evidence(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Evidence(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One criterion that held, and the event's value it held on."""
 
     criterion: str
     value: str
 
 
-class Match(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Match(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A rule or policy that matched. ref is "rule/8" or "policy/NAME"."""
 
     ref: str
@@ -79,7 +79,7 @@ class Match(Struct, frozen=True, kw_only=True, omit_defaults=True):
     evidence: tuple[Evidence, ...] = ()
 
 
-class NearMiss(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NearMiss(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A rule of the event's category that did not match, and the first criterion that was not met."""
 
     ref: str
@@ -90,10 +90,10 @@ class NearMiss(Struct, frozen=True, kw_only=True, omit_defaults=True):
     got: str | None = None
 
 
-class ActionRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ActionRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One distinct (action, target, parameters), once, naming every rule that asked."""
 
-    #: "<event id>/<n>": the id of the command, flag or delivery that follows.
+    #: "<event id>/<n>": the id of the command, flag or delivery that follows; "" for suppress-log, which brings nothing.
     id: str
     action: Action
     target: Target | None = None
@@ -108,13 +108,13 @@ class ActionRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent: str = ""
 
 
-class CooldownStarted(Struct, frozen=True, kw_only=True, tag="cooldown"):
+class CooldownStarted(Struct, frozen=True, gc=False, kw_only=True, tag="cooldown"):
     key: str
     at: float
     until: float
 
 
-class BudgetSpent(Struct, frozen=True, kw_only=True, tag="budget"):
+class BudgetSpent(Struct, frozen=True, gc=False, kw_only=True, tag="budget"):
     """One action counted in each of these windows, the longest of which is window seconds long."""
 
     keys: tuple[str, ...]
@@ -122,7 +122,7 @@ class BudgetSpent(Struct, frozen=True, kw_only=True, tag="budget"):
     window: float = 60.0
 
 
-class CommandExpected(Struct, frozen=True, kw_only=True, tag="expected", omit_defaults=True):
+class CommandExpected(Struct, frozen=True, gc=False, kw_only=True, tag="expected", omit_defaults=True):
     """A command is on its way; its success starts these cooldowns: (key, seconds)."""
 
     id: str
@@ -132,11 +132,11 @@ class CommandExpected(Struct, frozen=True, kw_only=True, tag="expected", omit_de
     release: bool = False
 
 
-class CommandEnded(Struct, frozen=True, kw_only=True, tag="ended"):
+class CommandEnded(Struct, frozen=True, gc=False, kw_only=True, tag="ended"):
     id: str
 
 
-class QuarantineHeld(Struct, frozen=True, kw_only=True, tag="quarantine-held", omit_defaults=True):
+class QuarantineHeld(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-held", omit_defaults=True):
     target: Target
     holder: str
     until: float | None = None
@@ -146,24 +146,24 @@ class QuarantineHeld(Struct, frozen=True, kw_only=True, tag="quarantine-held", o
     at: float = 0.0
 
 
-class QuarantineConfirmed(Struct, frozen=True, kw_only=True, tag="quarantine-confirmed"):
+class QuarantineConfirmed(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-confirmed"):
     """The agent has isolated it."""
 
     key: str
 
 
-class QuarantineLetGo(Struct, frozen=True, kw_only=True, tag="quarantine-let-go"):
+class QuarantineLetGo(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-let-go"):
     key: str
     holder: str
 
 
-class QuarantineEnded(Struct, frozen=True, kw_only=True, tag="quarantine-ended"):
+class QuarantineEnded(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-ended"):
     """Nothing is isolated any more: released, gone, or never carried out."""
 
     key: str
 
 
-class RefusalCounted(Struct, frozen=True, kw_only=True, tag="refusal", omit_defaults=True):
+class RefusalCounted(Struct, frozen=True, gc=False, kw_only=True, tag="refusal", omit_defaults=True):
     """A refusal or a hold that people should know of. flagged: the first of its key in an hour, which raises a flag."""
 
     key: str
@@ -189,7 +189,7 @@ StateChange = (
 )
 
 
-class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     event_id: str
     #: When it was decided.
     time: float
@@ -211,7 +211,7 @@ class Decision(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return not self.matches and not self.actions
 
 
-class Command(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Command(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One action on one target by one agent. Signed as a whole (quell.channel.envelope)."""
 
     id: str
@@ -234,7 +234,7 @@ class OutcomeStatus(StrEnum):
     GONE = "gone"
 
 
-class Outcome(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Outcome(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What became of a command or a delivery. duration in seconds, on the machine that acted."""
 
     id: str
@@ -252,7 +252,7 @@ class FlagClass(StrEnum):
     OPS = "ops"
 
 
-class Flag(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Flag(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A finding for people. SEMANTICS section 6."""
 
     id: str

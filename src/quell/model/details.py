@@ -7,7 +7,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 
-class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Endpoint(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One side of a connection."""
 
     ip: str | None = None
@@ -19,7 +19,7 @@ class Endpoint(Struct, frozen=True, kw_only=True, omit_defaults=True):
     service: str | None = None
 
 
-class Connection(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Connection(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     client: Endpoint | None = None
     server: Endpoint | None = None
     protocol: str | None = None
@@ -33,12 +33,12 @@ class Role(StrEnum):
     VICTIM = "victim"
 
 
-class PlainDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="event"):
+class PlainDetails(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="event"):
     message: str = ""
     user: str | None = None
 
 
-class SecurityDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="security-event"):
+class SecurityDetails(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="security-event"):
     message: str = ""
     file: str | None = None
     connection: Connection | None = None
@@ -49,7 +49,7 @@ class SecurityDetails(Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     groups: tuple[str, ...] = ()
 
 
-class Vulnerability(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Vulnerability(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     name: str
     #: Critical, High, Medium, Low or Info.
     severity: str
@@ -68,13 +68,13 @@ class Vulnerability(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.fixed or bool(self.fixed_version)
 
 
-class CveReport(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="cve-report"):
+class CveReport(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="cve-report"):
     #: container, host, registry or platform.
     report: str = "container"
     vulnerabilities: tuple[Vulnerability, ...] = ()
 
 
-class ComplianceItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ComplianceItem(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: With its benchmark's letter: D.5.4, K.4.1.1, I.4.1, or <group>/<check>.
     number: str
     failed: bool
@@ -83,11 +83,11 @@ class ComplianceItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str = ""
 
 
-class ComplianceReport(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="compliance"):
+class ComplianceReport(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="compliance"):
     items: tuple[ComplianceItem, ...] = ()
 
 
-class AdmissionReview(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="admission-control"):
+class AdmissionReview(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="admission-control"):
     message: str = ""
     user: str | None = None
     operation: str | None = None
@@ -96,7 +96,7 @@ class AdmissionReview(Struct, frozen=True, kw_only=True, omit_defaults=True, tag
     rule: str | None = None
 
 
-class Deviation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="deviation"):
+class Deviation(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="deviation"):
     """Something a policy does not allow. SEMANTICS sections 1 and 5."""
 
     policy: str

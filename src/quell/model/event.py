@@ -47,7 +47,7 @@ class Level(StrEnum):
 _RANK = {level: 7 - position for position, level in enumerate(Level)}
 
 
-class Event(Struct, frozen=True, kw_only=True):
+class Event(Struct, frozen=True, gc=False, kw_only=True):
     """One event. It keeps the detector's bytes; details are decoded only when a rule asks for them."""
 
     id: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Process(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Process(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A process instance. pid alone never names one: a start and the other facts go with it."""
 
     pid: int | None = None
@@ -31,7 +31,7 @@ class Process(Struct, frozen=True, kw_only=True, omit_defaults=True):
     netns: int | None = None
 
 
-class Container(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Container(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     id: str
     name: str | None = None
     image_id: str | None = None
@@ -39,13 +39,13 @@ class Container(Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_network: bool | None = None
 
 
-class Pod(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Pod(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     name: str | None = None
     uid: str | None = None
     labels: dict[str, str] | None = None
 
 
-class Subject(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Subject(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Every part is optional; an absent part is None and never matches anything."""
 
     cluster: str | None = None
@@ -73,7 +73,7 @@ class Subject(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.container is not None or self.pod is not None
 
 
-class ProcessTarget(Struct, frozen=True, kw_only=True, tag="process", omit_defaults=True):
+class ProcessTarget(Struct, frozen=True, gc=False, kw_only=True, tag="process", omit_defaults=True):
     """One process instance on one machine; every fact given must hold before a signal."""
 
     node: str
@@ -83,7 +83,7 @@ class ProcessTarget(Struct, frozen=True, kw_only=True, tag="process", omit_defau
     seen: float | None = None
 
 
-class NetworkTarget(Struct, frozen=True, kw_only=True, tag="network", omit_defaults=True):
+class NetworkTarget(Struct, frozen=True, gc=False, kw_only=True, tag="network", omit_defaults=True):
     """One network namespace on one machine, named by what lives in it."""
 
     node: str
@@ -96,7 +96,7 @@ class NetworkTarget(Struct, frozen=True, kw_only=True, tag="network", omit_defau
     seen: float | None = None
 
 
-class PodTarget(Struct, frozen=True, kw_only=True, tag="pod", omit_defaults=True):
+class PodTarget(Struct, frozen=True, gc=False, kw_only=True, tag="pod", omit_defaults=True):
     cluster: str | None = None
     node: str | None = None
     namespace: str | None = None

@@ -8,7 +8,7 @@ from quell.model.decision import Decision, Flag, Outcome, StateChange
 from quell.model.event import Event
 
 
-class OutboxItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class OutboxItem(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Something to be sent once its event is on disk; it stays until its outcome is recorded."""
 
     id: str
@@ -24,7 +24,7 @@ class OutboxItem(Struct, frozen=True, kw_only=True, omit_defaults=True):
     due: float = 0.0
 
 
-class Entry(Struct, frozen=True, kw_only=True):
+class Entry(Struct, frozen=True, gc=False, kw_only=True):
     """One event with all that was decided about it: written in one transaction or not at all."""
 
     event: Event
@@ -36,7 +36,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     own_id: bool = False
 
 
-class Stored(Struct, frozen=True, kw_only=True):
+class Stored(Struct, frozen=True, gc=False, kw_only=True):
     """An event as the journal keeps it: DETECTORS[source].decode(raw, id=id, received=received) is the event."""
 
     id: str
@@ -46,14 +46,14 @@ class Stored(Struct, frozen=True, kw_only=True):
     decision: Decision
 
 
-class Settled(Struct, frozen=True, kw_only=True, tag="settled"):
+class Settled(Struct, frozen=True, gc=False, kw_only=True, tag="settled"):
     """Outcomes that were recorded together, and the state changes that followed from them."""
 
     outcomes: tuple[Outcome, ...]
     changes: tuple[StateChange, ...] = ()
 
 
-class Reject(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Reject(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Bytes that were refused at ingest, kept so that a person can look at them."""
 
     id: str
@@ -69,7 +69,7 @@ class Reject(Struct, frozen=True, kw_only=True, omit_defaults=True):
     peer: str = ""
 
 
-class Retention(Struct, frozen=True, kw_only=True):
+class Retention(Struct, frozen=True, gc=False, kw_only=True):
     """How long things are kept."""
 
     #: Bytes of the database in use, above which the oldest events go. The write-ahead log comes on top
@@ -85,7 +85,7 @@ class Retention(Struct, frozen=True, kw_only=True):
     size_step: int = 4 << 20
 
 
-class Statistics(Struct, frozen=True, kw_only=True):
+class Statistics(Struct, frozen=True, gc=False, kw_only=True):
     """What the store is doing, for metrics. Sizes in bytes."""
 
     queued_entries: int
