@@ -115,7 +115,13 @@ def bench(rounds: int) -> bool:
     return p50 <= TARGET_MS
 
 
-if __name__ == "__main__":
+def main() -> bool:
+    """Prints the figures; whether the bound was kept. BENCH_ROUNDS: how often a namespace is closed."""
     if os.geteuid() != 0:
-        sys.exit("needs root to make a network namespace")
-    sys.exit(0 if bench(int(sys.argv[1]) if len(sys.argv) > 1 else 200) else 1)
+        print("needs root to make a network namespace")
+        return False
+    return bench(int(os.environ.get("BENCH_ROUNDS", "200")))
+
+
+if __name__ == "__main__":
+    sys.exit(0 if main() else 1)

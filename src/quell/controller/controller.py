@@ -91,6 +91,7 @@ class Controller:
             compile(documents, revision=int(revision or b"0")),
             self.state,
             [self.dispatcher.offer, self.webhooks.offer],
+            self.dispatcher.prepare,
             time.time,
             self._write_failed,
         )
@@ -306,7 +307,7 @@ class Controller:
         return self.state.outcome(outcome)
 
     def _reported(self, command: Command, outcome: Outcome) -> None:
-        _log.info(
+        _log.debug(
             "outcome",
             command=command.id,
             action=word(command.action),

@@ -33,6 +33,8 @@ from quell.storage.store import Store
 _CHANNEL = "agent:"
 #: Commands given up as expired whose true outcome may still come, kept in memory; older ones are read from the journal.
 _GIVEN_UP = 10_000
+#: Envelopes of commands that are not yet on disk; those of commands that never came there are forgotten with the rest.
+_SIGNED = 1_000
 
 _log = structlog.get_logger(__name__)
 _encoder = msgspec.msgpack.Encoder()
@@ -113,6 +115,7 @@ class Dispatcher:
         self._pending: dict[str, dict[str, _Pending]] = {}
         self._links: dict[str, Link] = {}
         self._given_up: dict[str, Command] = {}
+        self._signed: dict[str, bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -135,6 +138,12 @@ class Dispatcher:
         self._timer = None
         self._loop = None
         self._links.clear()
+
+    def prepare(self, command: Command) -> None:
+        """Sign a command that is on its way to the disk: then only sending is left when it is there."""
+        if len(self._signed) >= _SIGNED:
+            self._signed.clear()
+        self._signed[command.id] = sign(command, self._key)
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
         """Commands whose transaction has been committed; items of other channels are left alone."""
@@ -204,7 +213,7 @@ class Dispatcher:
         if link is None or pending.recording or now >= command.expires:
             return
         if pending.envelope is None:
-            pending.envelope = sign(command, self._key)
+            pending.envelope = self._signed.pop(command.id, None) or sign(command, self._key)
         pending.doubtful = True
         pending.due = now + pending.wait
         pending.wait *= 2

@@ -21,7 +21,7 @@ from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
 from quell.matching.index import Index
 from quell.model.action import SendWebhook, SuppressLog
-from quell.model.decision import ActionRecord, Decision, Flag, Status
+from quell.model.decision import ActionRecord, Command, Decision, Flag, Status
 from quell.model.event import Event
 from quell.response.commands import commands
 from quell.response.flags import flags
@@ -45,10 +45,12 @@ class Pipeline:
         index: Index,
         state: State,
         offers: Sequence[Offer],
+        prepare: Callable[[Command], None],
         clock: Clock,
         on_failure: Callable[[], None],
     ) -> None:
-        """offers: who takes outbox items once they are on disk; each leaves alone what is not its own. on_failure: a
+        """offers: who takes outbox items once they are on disk; each leaves alone what is not its own.
+        prepare: does what can be done for a command before it is on disk, while it is being written. on_failure: a
         write did not succeed, so the state holds decisions that the journal does not.
 
         The store must run its callbacks on the event loop (Store.open's `call`).
@@ -59,6 +61,8 @@ class Pipeline:
         self.use(index)
         self._store = store
         self._offers = offers
+        self._prepare = prepare
+        self._ordered: list[Command] = []
         self._clock = clock
         self._on_failure = on_failure
         #: Given ids, and for those not yet on disk the future that says when they are.
@@ -131,12 +135,16 @@ class Pipeline:
             self._written(future, queued, given, error)
 
         self._store.append(entries, done)
+        for command in self._ordered:
+            self._prepare(command)
+        self._ordered.clear()
 
     def _entry(self, event: Event, decision: Decision, now: float) -> Entry:
         """An event with what follows from its decision; the state learns of the decision here, and only here."""
         self.state.apply(decision)
         ordered = commands(decision, self.state, now)
         raised = flags(decision, event)
+        self._ordered += ordered
         return Entry(
             event=event,
             decision=decision,
