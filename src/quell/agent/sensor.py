@@ -155,5 +155,5 @@ def _exe(pid: int) -> tuple[str, str | None]:
 
 def _started(stat: proc.Stat) -> float:
     """The latest moment at which it cannot have started later, CLOCK_MONOTONIC seconds."""
-    suspended = time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+    suspended = proc.clock_ahead(time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC)
     return stat.start_ticks / proc.HZ - suspended - _TICK_SECONDS

@@ -160,7 +160,8 @@ class Falco:
                 subject = _on_the_node(alert, fields)
             else:
                 subject = _elsewhere(fields, audit)
-            known, kind = _mapped(rule, subject.container is not None or subject.pod is not None)
+            # The same text object each time: what is looked up by it then compares by identity.
+            rule, known, kind = _mapped(rule, subject.container is not None or subject.pod is not None)
         uuid = alert.uuid
         if uuid is not None and ID.fullmatch(uuid) is None:
             uuid = None
@@ -200,9 +201,10 @@ def details(line: bytes) -> Details | None:
 
 
 @lru_cache(maxsize=4096)
-def _mapped(rule: str, container: bool) -> tuple[str | None, Kind]:
+def _mapped(rule: str, container: bool) -> tuple[str, str | None, Kind]:
+    """The rule's name, the catalogue's and the kind."""
     mapping = catalogue_name("falco", rule, container)
-    return (None, Kind.INCIDENT) if mapping is None else (mapping.name, mapping.kind)
+    return (rule, None, Kind.INCIDENT) if mapping is None else (rule, mapping.name, mapping.kind)
 
 
 def _time(alert: Alert, fields: Fields) -> float | None:
