@@ -167,13 +167,6 @@ class Client:
         answer = self._ask(dict[str, Any], "GET", "/v1/version")
         return str(answer.get("version", ""))
 
-    def is_ready(self) -> bool:
-        """True once the controller takes events."""
-        try:
-            return self._http.get("/readyz").status_code == 200
-        except httpx.TransportError:
-            return False
-
     def _ask(self, answer: type[Answer], method: str, path: str, **request: Any) -> Answer:
         response = self._do(method, path, **request)
         try:

@@ -68,10 +68,6 @@ class Link:
         self._wake = asyncio.Event()
         self._connection: ClientConnection | None = None
 
-    @property
-    def is_up(self) -> bool:
-        return self._connection is not None
-
     def send(self, message: FromAgent) -> None:
         """Queue a message, in order. Never blocks."""
         if self._connection is None:

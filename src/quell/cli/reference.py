@@ -59,13 +59,15 @@ def tables() -> str:
         ),
         "## Actions\n\nWritten as a word or as `{word: {parameters}}`.\n",
         _table(
-            ("action", "class", "does", "the event must give", "example"),
+            ("action", "class", "does", "the event must give", "needs", "can be undone", "example"),
             (
                 (
                     f"`{spec.word}`",
                     spec.action_class.value,
                     spec.description,
                     "; ".join(spec.needs) or "nothing",
+                    "; ".join(spec.permissions) or "nothing",
+                    "yes" if spec.reversible else "no",
                     f"`{spec.example}`",
                 )
                 for spec in ACTIONS.values()

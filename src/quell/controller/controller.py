@@ -348,13 +348,14 @@ class Controller:
             try:
                 # All that was queued before has succeeded or failed once this has.
                 await asyncio.wrap_future(self.store.submit(lambda _connection: None))
+                if self.store.statistics().queued_entries:
+                    continue
+                self.state = self.pipeline.state = _restored(self.store, self.settings)
             except StoreError as error:
-                _log.error("the store takes no writes; nothing is decided meanwhile", error=str(error))
+                _log.error("the store cannot be used; nothing is decided meanwhile", error=str(error))
                 await asyncio.sleep(_TICK)
-                continue
-            if not self.store.statistics().queued_entries:
+            else:
                 break
-        self.state = self.pipeline.state = _restored(self.store, self.settings)
         self._set_agents()
         self.pipeline.suspended = False
 

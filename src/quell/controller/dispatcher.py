@@ -1,6 +1,7 @@
 """Commands out to the agents, outcomes back into the store. SEMANTICS sections 8 (signed) and 9.
 
-A command waits in the outbox as msgpack, unsigned; it is signed when it is first sent and that envelope is repeated.
+A command waits in the outbox as msgpack, unsigned; it is signed in memory, at the latest when it is first sent, and
+that envelope is repeated.
 Expiry and nonce are in the command and Ed25519 is deterministic, so a repetition after a restart is the same bytes,
 yet a copy of the database holds nothing that an agent would obey.
 
