@@ -166,7 +166,7 @@ def test_a_renamed_copy(tmp_path: Path) -> None:
 def test_an_applet_of_busybox() -> None:
     async def scenario() -> None:
         async with sensing() as running:
-            with started("busybox", "nc", "-l", "-p", "0", "-s", "127.0.0.1") as process:
+            with started("busybox", "nc", "-l", "-p", "0", "127.0.0.1") as process:
                 assert b"name nc" in (await running.of(process.pid)).raw
             with started("busybox", "sleep", "60") as process:
                 await running.looked_at(process.pid)
