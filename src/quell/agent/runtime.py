@@ -44,6 +44,7 @@ from quell.channel.messages import (
     Observed,
     Ordered,
     OutcomeAck,
+    Pause,
     Reported,
     Welcome,
 )
@@ -227,6 +228,8 @@ class Agent:
                 self._hands.submit(self._acknowledge, ids)
             case EventAck(ids=ids):
                 self._outbox.acknowledge(ids)
+            case Pause(paused=paused):
+                self._paused_by_controller = paused
             case _:
                 raise LinkError(f"unexpected {type(message).__name__}")
 

@@ -33,6 +33,7 @@ from quell.channel.messages import (
     Proof,
     Refused,
     Reported,
+    Seen,
     Welcome,
     decode_from_agent,
     encode,
@@ -78,6 +79,8 @@ class Controller(Protocol):
 
     def agent_disconnected(self, agent_id: str) -> None: ...
 
+    def sighted(self, hello: Hello, seen: Seen) -> None: ...
+
 
 class AgentLinks:
     """The ASGI application, and the links that are up."""
@@ -121,6 +124,11 @@ class AgentLinks:
         """End an agent's link, if it has one: its enrolment was withdrawn, for instance."""
         if (link := self._links.get(agent)) is not None:
             link.end(REFUSED, reason)
+
+    def tell(self, message: FromController) -> None:
+        """Send a message to every agent whose link is up."""
+        for link in self._links.values():
+            link.send(message)
 
     def connected(self) -> list[str]:
         """Ids of the agents whose link is up."""
@@ -239,6 +247,8 @@ class _Link:
                     await self._observed.put(observed)
                 case Reported(outcome=outcome):
                     self._controller.dispatcher.reported(self.hello.agent, outcome)
+                case Seen() as seen:
+                    self._controller.sighted(self.hello, seen)
                 case other:
                     raise LinkError(f"{type(other).__name__} after the handshake")
 

@@ -3,8 +3,8 @@
 The order of a link: the agent sends Hello; the controller answers Challenge; the agent Proof; the controller
 Welcome (or Refused, and closes). From then on both sides send when they have something:
 
-    agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does
-    controller → agent   Ordered, until an outcome of its command is reported
+    agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen
+    controller → agent   Ordered, until an outcome of its command is reported; Pause
 
 Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
 """
@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from quell.errors import LinkError
 from quell.model.decision import Outcome
+from quell.model.sighting import Gone, Sighting
 
 SUBPROTOCOL = "quell.agent.v1"
 LINK_PATH = "/v1/agents/link"
@@ -83,6 +84,18 @@ class Reported(Struct, frozen=True, kw_only=True, tag="reported"):
     outcome: Outcome
 
 
+class Seen(Struct, frozen=True, kw_only=True, tag="seen", omit_defaults=True):
+    """What the machine's container runtimes say. Sent whole (complete) after each Welcome, then as it changes; not
+    acknowledged: the next Welcome brings all of it again. The controller fills in the source and the node.
+    """
+
+    seen: tuple[Sighting, ...] = ()
+    gone: tuple[Gone, ...] = ()
+    #: True: the machine has no other of these kinds.
+    complete: bool = False
+    kinds: tuple[str, ...] = ()
+
+
 class Challenge(Struct, frozen=True, kw_only=True, tag="challenge"):
     #: At least 16 random bytes, never used twice.
     nonce: bytes
@@ -93,6 +106,12 @@ class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", omit_defaults=Tr
     protected: tuple[str, ...] = ()
     #: True: every destructive command is answered refused, reason paused.
     paused: bool = False
+
+
+class Pause(Struct, frozen=True, kw_only=True, tag="pause"):
+    """As in Welcome, from now on."""
+
+    paused: bool
 
 
 class Ordered(Struct, frozen=True, kw_only=True, tag="ordered"):
@@ -119,8 +138,8 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     reason: str
 
 
-FromAgent = Hello | Proof | Observed | Reported
-FromController = Challenge | Welcome | Ordered | EventAck | OutcomeAck | Refused
+FromAgent = Hello | Proof | Observed | Reported | Seen
+FromController = Challenge | Welcome | Ordered | Pause | EventAck | OutcomeAck | Refused
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from quell.channel.keys import load_or_create_key
-from quell.channel.messages import Hello
+from quell.channel.messages import Hello, Seen
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.own_events import after_outcome, makes_event, own_event
 from quell.controller.pipeline import Pipeline
@@ -236,6 +236,9 @@ class Controller:
 
     def agent_disconnected(self, agent: str) -> None:
         self._linked.discard(agent)
+
+    def sighted(self, hello: Hello, seen: Seen) -> None:
+        """What runs on an agent's machine, as its runtimes say."""
 
     def agent_withdrawn(self, agent: str) -> None:
         """Its enrolment has ended: nothing is sent to it any more."""
