@@ -45,7 +45,7 @@ def quell(shell: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         url = _url(process, log)
         token = (state / "admin.token").read_text().strip()
         with Client(url, token) as client:
-            wait_for(lambda: any(agent["connected"] for agent in client.agents()), "the agent's connection")
+            wait_for(lambda: any(agent["connected"] for agent in client.agents.all()), "the agent's connection")
         yield Quell(url, shell | {"QUELL_URL": url, "QUELL_TOKEN": token, "QUELL_STATE": str(state)})
     finally:
         process.terminate()

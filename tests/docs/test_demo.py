@@ -27,16 +27,17 @@ def play(shell: dict[str, str], *prefix: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env=shell, cwd="/", check=False, capture_output=True, text=True, timeout=110)
 
 
-def left_behind() -> list[str]:
-    folders = [str(path) for path in Path("/tmp").glob("quell-demo-*")]
+def left_behind(folder: Path) -> list[str]:
+    """folder: where the demonstration made its temporary ones; others may play at the same time."""
+    folders = [str(path) for path in folder.glob("quell-demo-*")]
     spaces = subprocess.run(["ip", "netns", "list"], check=False, capture_output=True, text=True).stdout
     return folders + [line for line in spaces.splitlines() if line.startswith("quell-demo-")]
 
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root for the sensor and for network namespaces")
-def test_as_root_a_netcat_dies_and_a_namespace_goes_dark(shell: dict[str, str]) -> None:
-    done = play(shell)
+def test_as_root_a_netcat_dies_and_a_namespace_goes_dark(shell: dict[str, str], tmp_path: Path) -> None:
+    done = play({**shell, "TMPDIR": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
     for said in (
         "from exec to gone in",
@@ -49,7 +50,7 @@ def test_as_root_a_netcat_dies_and_a_namespace_goes_dark(shell: dict[str, str]) 
     ):
         assert said in done.stdout
     assert "left out" not in done.stdout
-    assert left_behind() == []
+    assert left_behind(tmp_path) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="needs setpriv to give root up")

@@ -74,7 +74,7 @@ class Quell:
         wait_for(self.linked, what="the agent's link")
 
     def linked(self) -> bool:
-        return any(one.get("connected") for one in self.ask("GET", "/v1/agents"))
+        return any(one.get("connected") for one in self.ask("GET", "/v1/agents")["items"])
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
         """The answer's JSON. httpx.HTTPError: no answer, or one that is no success."""

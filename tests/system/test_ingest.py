@@ -104,7 +104,7 @@ def test_good_lines_are_taken_and_broken_ones_told_and_kept(sender: httpx.Client
     assert (broken["line"], broken["position"]) == (2, 9)
     assert unknown["line"] == 3
     assert "unknown field `colour`" in unknown["reason"]
-    kept = admin.get("/v1/rejects", params={"limit": 2}).json()
+    kept = admin.get("/v1/rejects", params={"limit": 2}).json()["items"]
     assert [(reject["line"], reject["source"]) for reject in kept] == [(3, "native"), (2, "native")]
     assert kept[1]["raw"] == '{"name": nope}'
     assert kept[1]["peer"] == "127.0.0.1"
@@ -138,7 +138,7 @@ def test_what_is_not_json_is_400_with_the_position(
 ) -> None:
     told = problem(sender.post("/v1/events", content=body), 400)
     assert (told["position"], told["line"], told["column"]) == (position, line, column)
-    assert admin.get("/v1/rejects", params={"limit": 1}).json()[0]["raw"] == body.decode()
+    assert admin.get("/v1/rejects", params={"limit": 1}).json()["items"][0]["raw"] == body.decode()
 
 
 def test_an_empty_body_is_400_and_an_empty_array_is_nothing(sender: httpx.Client) -> None:
@@ -219,7 +219,7 @@ def test_a_full_queue_is_429_with_when_to_try_again(server: Live, sender: httpx.
         problem(answer, 429)
         assert int(answer.headers["retry-after"]) >= 1
     # What was answered 429 was not taken, and what was answered 202 was.
-    listed = [row["id"] for row in admin.get("/v1/events", params={"limit": 1}).json()]
+    listed = [row["id"] for row in admin.get("/v1/events", params={"limit": 1}).json()["items"]]
     assert listed[0] in {answer.json()["ids"][-1] for answer in answers if answer.status_code == 202}
 
 
@@ -229,7 +229,7 @@ def test_the_same_id_twice_is_one_decision(sender: httpx.Client, admin: httpx.Cl
     assert (first.json()["ids"], again.json()["ids"]) == (["twice"], ["twice"])
     assert again.status_code == 202
     assert admin.get("/v1/events/twice").json()["event"]["details"]["message"] == "first"
-    listed = [row["id"] for row in admin.get("/v1/events", params={"limit": 1000}).json()]
+    listed = [row["id"] for row in admin.get("/v1/events", params={"limit": 1000}).json()["items"]]
     assert listed.count("twice") == 1
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from quell.api.auth import ADMINS, READERS, SESSION_SECONDS, Auth, Role
+from quell.api.auth import SESSION_SECONDS, Auth
 from quell.api.problem import Refusal
+from quell.api.roles import Permission, Role
 from quell.storage import tokens
 from quell.storage.store import Store
 
@@ -57,9 +58,9 @@ def scope(
     return {"type": "http", "method": method, "headers": headers, "client": (peer, 40_000)}
 
 
-def status(auth: Auth, request: dict[str, Any], roles: frozenset[Role] = READERS) -> int:
+def status(auth: Auth, request: dict[str, Any], permission: Permission = Permission.READ) -> int:
     try:
-        auth.require(request, roles)
+        auth.require(request, permission)
     except Refusal as refused:
         return refused.status
     return 200
@@ -67,7 +68,7 @@ def status(auth: Auth, request: dict[str, Any], roles: frozenset[Role] = READERS
 
 def test_a_bearer_token_is_known_by_its_hash(auth: Auth, store: Store, clock: Clock) -> None:
     add(store, clock)
-    assert auth.require(scope(f"Bearer {SECRET}"), ADMINS).name == "the admin"
+    assert auth.require(scope(f"Bearer {SECRET}"), Permission.ADMIN).name == "the admin"
     assert status(auth, scope(f"bearer  {SECRET} ")) == 200
     assert [status(auth, scope(text)) for text in ("Bearer nope", f"Basic {SECRET}", "Bearer", SECRET)] == [401] * 4
     assert status(auth, scope()) == 401
@@ -76,7 +77,7 @@ def test_a_bearer_token_is_known_by_its_hash(auth: Auth, store: Store, clock: Cl
 def test_a_role_opens_what_it_is_for(auth: Auth, store: Store, clock: Clock) -> None:
     add(store, clock, Role.INGEST)
     assert status(auth, scope(f"Bearer {SECRET}")) == 403
-    assert status(auth, scope(f"Bearer {SECRET}"), frozenset((Role.INGEST,))) == 200
+    assert status(auth, scope(f"Bearer {SECRET}"), Permission.INGEST) == 200
 
 
 def test_a_token_expires_although_it_was_just_used(auth: Auth, store: Store, clock: Clock) -> None:
@@ -113,8 +114,8 @@ def test_a_login_code_works_once_and_not_late(auth: Auth, clock: Clock) -> None:
 
 def test_a_session_reads_only_and_ends(auth: Auth, clock: Clock) -> None:
     session = auth.log_in(scope(), auth.login_code())
-    assert status(auth, scope(cookie=session, method="POST"), ADMINS | READERS) == 401
-    assert status(auth, scope(cookie=session), ADMINS) == 403
+    assert status(auth, scope(cookie=session, method="POST"), Permission.READ) == 401
+    assert status(auth, scope(cookie=session), Permission.ADMIN) == 403
     assert status(auth, scope(cookie="wrong")) == 401
     clock.now += SESSION_SECONDS
     assert status(auth, scope(cookie=session)) == 401
@@ -137,9 +138,8 @@ def test_falco_shows_its_token_as_a_password(auth: Auth, store: Store, clock: Cl
     """Its http_output sets no header of its own, but libcurl sends an address's user and password."""
     add(store, clock, Role.INGEST)
     add(store, clock, Role.ADMIN, secret="quell_admin")
-    senders = frozenset((Role.INGEST, Role.ADMIN))
-    assert status(auth, scope(basic("falco", SECRET), method="POST"), senders) == 200
-    assert status(auth, scope(basic("", SECRET), method="POST"), senders) == 200
-    assert status(auth, scope(basic(SECRET, ""), method="POST"), senders) == 401
-    assert status(auth, scope(basic("falco", "quell_admin"), method="POST"), senders) == 401
-    assert status(auth, scope("Basic !", method="POST"), senders) == 401
+    assert status(auth, scope(basic("falco", SECRET), method="POST"), Permission.INGEST) == 200
+    assert status(auth, scope(basic("", SECRET), method="POST"), Permission.INGEST) == 200
+    assert status(auth, scope(basic(SECRET, ""), method="POST"), Permission.INGEST) == 401
+    assert status(auth, scope(basic("falco", "quell_admin"), method="POST"), Permission.INGEST) == 401
+    assert status(auth, scope("Basic !", method="POST"), Permission.INGEST) == 401

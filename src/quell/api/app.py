@@ -1,22 +1,23 @@
 """One ASGI application: ingest and the agents' link bare, the page, and REST through Litestar. DESIGN, server.
 
-Who may call what is decided here and nowhere else: reading takes a reader, everything else an admin, and what is
-neither is listed below. A path that nobody thought of is closed.
+Who is asking is settled here, before anything is looked up, so a path that nobody thought of is closed; what the caller
+may do is said by each route (quell.api.roles).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
 
 from quell.api.asgi import Receive, Scope, Send, respond
-from quell.api.auth import ADMINS, READERS, Auth, Role
+from quell.api.auth import Auth
 from quell.api.ingest import ROUTES, Ingest
 from quell.api.link import AgentLinks
 from quell.api.metrics import MEDIA_TYPE, Metrics
 from quell.api.page import Page
 from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
+from quell.api.roles import Permission
+from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, LINK_PATH, Welcome
 from quell.controller.controller import Controller
 from quell.errors import QuellError
@@ -39,7 +40,7 @@ class App:
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
         self._page = Page(controller, self.auth)
         self._metrics = Metrics(controller.store)
-        self._rest = rest(controller, self.auth, self.links)
+        self._rest = rest(Services(controller=controller, auth=self.auth, links=self.links))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -66,13 +67,13 @@ class App:
                     self._store.read(lambda connection: connection.execute("SELECT 1").fetchone())
                     await respond(send, 200, b"ready\n", _TEXT)
                 case "/metrics":
-                    self.auth.require(scope, READERS)
+                    self.auth.require(scope, Permission.READ)
                     await respond(send, 200, self._metrics.text(), [(b"content-type", MEDIA_TYPE.encode())])
                 case _ if path.startswith(SCHEMA_PATH):
                     raise Refusal(404, f"there is nothing at {path}; the API's description is at /v1/openapi.json")
                 case _:
                     if (scope["method"], path) not in _OPEN:
-                        scope.setdefault("state", {})["caller"] = self.auth.require(scope, _roles(scope["method"]))
+                        scope.setdefault("state", {})["caller"] = self.auth.require(scope, Permission.READ)
                     await self._rest(scope, receive, send)  # type: ignore[arg-type] # Litestar's own names for the same
         except QuellError as error:
             await refusal(error).send(send)
@@ -88,10 +89,6 @@ class App:
 def create_app(controller: Controller) -> App:
     """The application that serves this controller."""
     return App(controller)
-
-
-def _roles(method: str) -> Collection[Role]:
-    return READERS if method in ("GET", "HEAD", "OPTIONS") else ADMINS
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

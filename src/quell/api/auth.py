@@ -13,37 +13,40 @@ import hashlib
 import secrets
 import time as clock
 from collections import OrderedDict
-from collections.abc import Callable, Collection
-from enum import StrEnum
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from quell.api.asgi import Scope, header, peer
 from quell.api.problem import Refusal
+from quell.api.roles import Permission, Role, those_who
+from quell.model.audit import Actor
 from quell.storage import tokens
 from quell.storage.store import Store
 
 COOKIE = "quell_session"
 
 
-class Role(StrEnum):
-    """admin: everything. viewer: read. ingest: send events, nothing else."""
-
-    ADMIN = "admin"
-    VIEWER = "viewer"
-    INGEST = "ingest"
-
-
 class Caller(Struct, frozen=True, kw_only=True):
+    """Who is asking. kind: user or token."""
+
     name: str
     role: Role
+    kind: str = "token"
     #: Epoch seconds; None: never.
     expires: float | None = None
+    #: Where the request came from.
+    address: str = ""
 
+    @property
+    def actor(self) -> Actor:
+        return Actor(kind=self.kind, name=self.name, address=self.address)
 
-#: Who may read.
-READERS = frozenset((Role.ADMIN, Role.VIEWER))
-ADMINS = frozenset((Role.ADMIN,))
+    def need(self, permission: Permission) -> None:
+        """Refusal 403 unless the role has it."""
+        if not self.role.may(permission):
+            raise Refusal(403, f"role {self.role} may not do this; it takes {' or '.join(those_who(permission))}")
+
 
 #: Seconds for which a token that was found is not looked up again: a withdrawn one works that long at most elsewhere
 #: than where it was withdrawn.
@@ -71,8 +74,14 @@ class Auth:
         self._codes: dict[bytes, float] = {}
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def require(self, scope: Scope, roles: Collection[Role]) -> Caller:
-        """The caller of an HTTP request. Refusal 401 if unknown, 403 if of another role, 429 after many failures.
+    def require(self, scope: Scope, permission: Permission) -> Caller:
+        """As `identify`, and Refusal 403 if the role may not do it."""
+        caller = self.identify(scope)
+        caller.need(permission)
+        return caller
+
+    def identify(self, scope: Scope) -> Caller:
+        """The caller of an HTTP request. Refusal 401 if unknown, 429 after many failures.
 
         A session's cookie is taken for reading only, and from this very site only.
         """
@@ -86,8 +95,6 @@ class Auth:
         if caller is None:
             self.failed(peer(scope))
             raise _unknown("the token is unknown, expired or withdrawn")
-        if caller.role not in roles:
-            raise Refusal(403, f"role {caller.role} may not do this; it takes {' or '.join(sorted(roles))}")
         return caller
 
     def login_code(self, ttl: float = _LOGIN_CODE) -> str:

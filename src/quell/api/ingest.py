@@ -17,9 +17,10 @@ from msgspec import Struct
 from prometheus_client import Counter
 
 from quell.api.asgi import Receive, Scope, Send, header, peer, respond
-from quell.api.auth import Auth, Role
+from quell.api.auth import Auth
 from quell.api.batch import Batch, split
 from quell.api.problem import Refusal, refusal, unforeseen
+from quell.api.roles import Permission
 from quell.api.unpack import Disconnected, read_body, unpack
 from quell.detectors import DETECTORS, Detector
 from quell.errors import EventError, QuellError
@@ -33,7 +34,6 @@ ROUTES: dict[str, Detector] = {
     "/v1/events": DETECTORS["native"],
     "/v1/events/falco": DETECTORS["falco"],
 }
-_ROLES = frozenset((Role.INGEST, Role.ADMIN))
 #: Bytes of a reject that are kept in memory until it is written; the store keeps no more.
 _KEPT_BYTES = 16 << 10
 _HEADERS = [(b"content-type", b"application/json")]
@@ -96,7 +96,7 @@ class Ingest:
 
     async def _take(self, scope: Scope, receive: Receive) -> bytes:
         detector = ROUTES[scope["path"]]
-        self._auth.require(scope, _ROLES)
+        self._auth.require(scope, Permission.INGEST)
         content_type, encoding = header(scope, b"content-type"), header(scope, b"content-encoding")
         sent = await read_body(scope, receive, self._limits.max_body)
         text = sent if encoding is None else await unpack(sent, encoding, self._limits.max_unpacked)

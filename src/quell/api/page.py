@@ -18,8 +18,9 @@ from msgspec import Struct
 
 from quell import __version__
 from quell.api.asgi import Receive, Scope, Send, header, respond
-from quell.api.auth import COOKIE, READERS, SESSION_SECONDS, Auth
+from quell.api.auth import COOKIE, SESSION_SECONDS, Auth
 from quell.api.problem import Refusal, refusal
+from quell.api.roles import Permission
 from quell.controller.controller import Controller
 from quell.detectors import DETECTORS
 from quell.errors import QuellError
@@ -62,7 +63,7 @@ class Page:
             if scope["path"] == "/login":
                 await self._log_in(scope, send, query.get("code", [""])[0])
                 return
-            self._auth.require(scope, READERS)
+            self._auth.require(scope, Permission.READ)
             if scope["path"] == "/":
                 html = await self._recent(query.get("before", [None])[0])
             else:

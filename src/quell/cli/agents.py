@@ -17,7 +17,7 @@ app = typer.Typer(help="The agents that act on machines.", no_args_is_help=True)
 def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
     """Every enrolled agent, whether it is connected, and what it cannot do."""
     with connect(context) as client:
-        agents = client.agents()
+        agents = client.agents.all()
     print_rows(
         agents,
         output,
@@ -46,7 +46,7 @@ def join_token(
 ) -> None:
     """A token with which one agent may enrol: QUELL_JOIN_TOKEN=TOKEN quell agent --url URL, on its machine."""
     with connect(context) as client:
-        answer = client.join_token(ttl)
+        answer = client.agents.join_token(ttl)
     if output is Format.TABLE:
         print(answer.token)
         typer.echo(f"valid until {clock(answer.expires)}", err=True)

@@ -12,7 +12,7 @@ from quell.cli.connection import connect
 from quell.cli.output import Format, Output, console, print_data, print_rows
 
 if TYPE_CHECKING:
-    from quell.client import Change
+    from quell.client.documents import Change
     from quell.documents.load import Documents
 
 Kind = Annotated[str, typer.Argument(help="ResponseRule, Group, Webhook or Policy; or rules, groups, ...")]
@@ -33,7 +33,7 @@ def apply(
     """Create or change documents: all of them, or none if one is wrong."""
     texts, documents = read_documents(file)
     with connect(context) as client:
-        changes = client.apply("\n---\n".join(texts).encode(), dry_run=dry_run)
+        changes = client.documents.apply("\n---\n".join(texts).encode(), dry_run=dry_run)
     _print_changes(changes, output, note=" (dry run)" if dry_run else "")
     _print_warnings(documents)
 
@@ -66,7 +66,7 @@ def get(
 ) -> None:
     """Show documents as the controller holds them. -o yaml can be applied again."""
     with connect(context) as client:
-        documents = client.documents(kind, name)
+        documents = client.documents.all(kind, name)
     if output is Format.YAML:
         import yaml
 
@@ -100,7 +100,7 @@ def delete(
     if not yes:
         typer.confirm(f"Delete {kind} {name}?", abort=True, err=True)
     with connect(context) as client:
-        changes = client.delete(kind, name, unquarantine=unquarantine, force=force)
+        changes = client.documents.delete(kind, name, unquarantine=unquarantine, force=force)
     _print_changes(changes, output)
 
 

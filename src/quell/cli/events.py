@@ -26,7 +26,7 @@ def send(
     """Send events; prints their ids once they and their decisions are on disk."""
     body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     with connect(context) as client:
-        receipt = client.send(body, detector=detector)
+        receipt = client.events.send(body, detector=detector)
     if output is Format.TABLE:
         for event_id in receipt.ids:
             print(event_id)
@@ -47,7 +47,7 @@ def list_(
 ) -> None:
     """The latest events, newest first, each with what was decided."""
     with connect(context) as client:
-        events = client.events(limit, before)
+        events = client.events.recent(limit, before)
     print_rows(
         events,
         output,

@@ -46,7 +46,7 @@ def explain(
         raise typer.BadParameter("give an event's id, or both -f DOCUMENTS and --event FILE")
     if event_id is not None:
         with connect(context) as client:
-            explanation = client.explanation(event_id, near_misses=near_misses)
+            explanation = client.events.explanation(event_id, near_misses=near_misses)
     else:
         assert file is not None and event is not None  # noqa: PT018, S101 - just checked
         explanation = _imagine(file, event, detector, near_misses=near_misses)

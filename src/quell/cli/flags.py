@@ -20,7 +20,7 @@ def list_(
 ) -> None:
     """The latest flags, newest first."""
     with connect(context) as client:
-        flags = client.flags(limit)
+        flags = client.events.flags(limit)
     print_rows(
         flags,
         output,

@@ -17,7 +17,7 @@ app = typer.Typer(help="What is cut off from the network, and by whom.", no_args
 def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
     """Every quarantine with its holders: it ends when the last lets go."""
     with connect(context) as client:
-        quarantines = client.quarantines()
+        quarantines = client.agents.quarantines()
     print_rows(
         quarantines,
         output,
@@ -39,7 +39,7 @@ def release(
 ) -> None:
     """End a quarantine, whoever holds it."""
     with connect(context) as client:
-        client.release(key)
+        client.agents.release(key)
     print(f"released {key}")
 
 

@@ -20,7 +20,7 @@ def list_(
 ) -> None:
     """The latest rejects, newest first, each with the reason."""
     with connect(context) as client:
-        rejects = client.rejects(limit)
+        rejects = client.events.rejects(limit)
     print_rows(
         rejects,
         output,

@@ -33,7 +33,7 @@ def create(
 ) -> None:
     """Make a token. It is shown this once; the controller keeps only its hash."""
     with connect(context) as client:
-        issued = client.create_token(role.value, name, ttl)
+        issued = client.accounts.create_token(role.value, name, ttl)
     if output is Format.TABLE:
         print(issued.token)
     else:
@@ -44,7 +44,7 @@ def create(
 def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
     """Who has a token, and when it was last used."""
     with connect(context) as client:
-        tokens = client.tokens()
+        tokens = client.accounts.tokens()
     print_rows(
         tokens,
         output,
@@ -62,11 +62,11 @@ def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
 def delete(context: typer.Context, name: Annotated[str, typer.Argument(help="Whose token.")]) -> None:
     """Withdraw a token; it stops working within seconds."""
     with connect(context) as client:
-        client.delete_token(name)
+        client.accounts.delete_token(name)
     print(f"deleted {name}")
 
 
 def login(context: typer.Context) -> None:
     """Print an address that logs a browser in once, to look at the latest events."""
     with connect(context) as client:
-        print(client.login_link())
+        print(client.accounts.login_link())

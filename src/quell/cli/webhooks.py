@@ -20,7 +20,7 @@ def deliveries(
 ) -> None:
     """The latest attempts, newest first."""
     with connect(context) as client:
-        rows = client.deliveries(limit)
+        rows = client.webhooks.deliveries(limit)
     print_rows(
         rows,
         output,
@@ -45,7 +45,7 @@ def dead_letters(
 ) -> None:
     """What was given up, and why."""
     with connect(context) as client:
-        rows = client.dead_letters(limit)
+        rows = client.webhooks.dead_letters(limit)
     print_rows(
         rows,
         output,
@@ -67,5 +67,5 @@ def replay(
 ) -> None:
     """Send a dead letter again, under its old id."""
     with connect(context) as client:
-        client.replay(delivery)
+        client.webhooks.replay(delivery)
     print(f"queued {delivery}")

@@ -50,5 +50,12 @@ def get(connection: sqlite3.Connection, item_id: str) -> DeadLetter | None:
 
 def recent(connection: sqlite3.Connection, limit: int) -> list[DeadLetter]:
     """Newest first."""
-    rows = connection.execute("SELECT body FROM dead_letters ORDER BY n DESC LIMIT ?", (limit,))
-    return [_decode(body) for (body,) in rows]
+    return [each for _, each in paged(connection, limit, None)]
+
+
+def paged(connection: sqlite3.Connection, limit: int, before: int | None) -> list[tuple[int, DeadLetter]]:
+    """Newest first, each with its number; only those with a lower number than `before`."""
+    rows = connection.execute(
+        "SELECT n, body FROM dead_letters WHERE ?1 IS NULL OR n < ?1 ORDER BY n DESC LIMIT ?2", (before, limit)
+    )
+    return [(n, _decode(body)) for n, body in rows]

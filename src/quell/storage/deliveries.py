@@ -38,8 +38,15 @@ def insert(connection: sqlite3.Connection, delivery: Delivery) -> None:
 
 def recent(connection: sqlite3.Connection, limit: int) -> list[Delivery]:
     """Newest first."""
-    rows = connection.execute("SELECT body FROM deliveries ORDER BY n DESC LIMIT ?", (limit,))
-    return [_decode(body) for (body,) in rows]
+    return [each for _, each in paged(connection, limit, None)]
+
+
+def paged(connection: sqlite3.Connection, limit: int, before: int | None) -> list[tuple[int, Delivery]]:
+    """Newest first, each with its number; only those with a lower number than `before`."""
+    rows = connection.execute(
+        "SELECT n, body FROM deliveries WHERE ?1 IS NULL OR n < ?1 ORDER BY n DESC LIMIT ?2", (before, limit)
+    )
+    return [(n, _decode(body)) for n, body in rows]
 
 
 def of(connection: sqlite3.Connection, item_id: str) -> list[Delivery]:

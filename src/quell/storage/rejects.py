@@ -25,7 +25,10 @@ def insert(connection: sqlite3.Connection, refused: Iterable[Reject]) -> None:
     packed.run(connection, _INSERT, packed.pack(((reject.id, reject.time), _encode(reject)) for reject in short))
 
 
-def recent(connection: sqlite3.Connection, limit: int) -> list[Reject]:
-    """Newest first."""
-    rows = connection.execute("SELECT body FROM rejects ORDER BY n DESC LIMIT ?", (limit,))
+def recent(connection: sqlite3.Connection, limit: int, before: str | None = None) -> list[Reject]:
+    """Newest first, older than the reject of id `before`."""
+    rows = connection.execute(
+        "SELECT body FROM rejects WHERE ?1 IS NULL OR n < (SELECT n FROM rejects WHERE id = ?1) ORDER BY n DESC LIMIT ?2",
+        (before, limit),
+    )
     return [_decode(body) for (body,) in rows]

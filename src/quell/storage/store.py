@@ -216,9 +216,9 @@ class Store:
         """Newest first, older than flag `before`."""
         return self.read(lambda connection: flags.recent(connection, limit, before))
 
-    def rejects(self, limit: int) -> list[Reject]:
-        """Newest first."""
-        return self.read(lambda connection: rejects.recent(connection, limit))
+    def rejects(self, limit: int, before: str | None = None) -> list[Reject]:
+        """Newest first, older than reject `before`."""
+        return self.read(lambda connection: rejects.recent(connection, limit, before))
 
     def restore(self) -> tuple[bytes | None, Iterator[Change]]:
         """The last snapshot and, in the order they were made, the changes after it: Decision or Settled."""

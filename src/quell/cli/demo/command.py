@@ -97,7 +97,7 @@ def _apply(stage: Stage, timeline: Timeline, listener: Listener, examples: Path)
     files = sorted(examples.glob("*.yaml"))
     if not files:
         raise DemoError(f"no examples in {examples}")
-    changes = stage.client.apply("\n---\n".join(file.read_text() for file in files).encode())
+    changes = stage.client.documents.apply("\n---\n".join(file.read_text() for file in files).encode())
     timeline.done(f"{len(changes)} documents of {examples.name}/ are in force")
     endpoint: dict[str, Any] = {
         "apiVersion": "quell.dev/v1",
@@ -105,12 +105,12 @@ def _apply(stage: Stage, timeline: Timeline, listener: Listener, examples: Path)
         "metadata": {"name": "demo"},
         "spec": {"url": listener.url, "secret": listener.secret, "allow_http": True, "allow_private": True},
     }
-    stage.client.apply(yaml.safe_dump(endpoint).encode())
+    stage.client.documents.apply(yaml.safe_dump(endpoint).encode())
 
 
 def _stay(stage: Stage, timeline: Timeline, listener: Listener) -> None:
     timeline.scene("Quell stays up")
-    timeline.say(f"latest events    {stage.url}/  (log in: {stage.client.login_link()})")
+    timeline.say(f"latest events    {stage.url}/  (log in: {stage.client.accounts.login_link()})")
     timeline.say(f"ask it           quell --state {_STATE} events list")
     timeline.say("in force         the rules of examples/: netcat is killed on this machine. Try: nc -l 127.0.0.1 4444")
     timeline.say(f"webhooks         go to {listener.url}, this program")

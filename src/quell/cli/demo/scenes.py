@@ -67,7 +67,7 @@ def kill_netcat(stage: Stage, timeline: Timeline, listener: Listener, netcat: Pa
             timeline.left_out(
                 "the sensor does not see it here, so this program reports it itself, with its exact start"
             )
-            event_id = stage.client.send(_incident(stage, victim.pid)).ids[0]
+            event_id = stage.client.events.send(_incident(stage, victim.pid)).ids[0]
             gone = _when_gone(handle, PATIENCE)
         os.close(handle)
         if gone is None:
@@ -101,7 +101,7 @@ def tell_of_falco(stage: Stage, timeline: Timeline, listener: Listener) -> None:
     """A Falco alert as Falco's http_output sends it -> rule -> signed webhook."""
     timeline.scene("Falco reports something critical")
     posted = time.time()
-    event_id = stage.client.send(_alert(stage, posted), detector="falco").ids[0]
+    event_id = stage.client.events.send(_alert(stage, posted), detector="falco").ids[0]
     acknowledged = time.time()
     message = _message(listener, event_id)
     explanation = stage.explained(event_id)
@@ -129,7 +129,7 @@ def isolate_namespace(stage: Stage, timeline: Timeline, listener: Listener) -> N
     with namespaces.joined() as pair:
         _expect(pair.ping(), "ping does not work between the two namespaces before anything is isolated")
         timeline.done(f"two namespaces joined by a veth pair; sleep (pid {pair.process.pid}) in one, ping answers")
-        event_id = stage.client.send(_tunnel(stage, pair.process.pid)).ids[0]
+        event_id = stage.client.events.send(_tunnel(stage, pair.process.pid)).ids[0]
         explanation = stage.explained(event_id)
         outcome = _outcome_of(explanation, word(Quarantine))
         _expect(outcome.status is OutcomeStatus.DONE, f"isolation ended as {outcome.status}: {outcome.explanation}")
@@ -151,12 +151,12 @@ def isolate_namespace(stage: Stage, timeline: Timeline, listener: Listener) -> N
 
 
 def _release(stage: Stage, timeline: Timeline, pair: namespaces.Pair) -> None:
-    quarantines = stage.client.quarantines()
+    quarantines = stage.client.agents.quarantines()
     _expect(len(quarantines) == 1, f"expected one quarantine, got {quarantines}")
     key = str(quarantines[0]["key"])
     asked = time.time()
-    stage.client.release(key)
-    wait_for(lambda: not stage.client.quarantines(), "the end of the quarantine")
+    stage.client.agents.release(key)
+    wait_for(lambda: not stage.client.agents.quarantines(), "the end of the quarantine")
     ended = time.time()
     _expect(pair.pings(expected=True) is not None, "ping does not work again after the release")
     timeline.done(f"quell quarantines release {key}: open again in {milliseconds(ended - asked)}, ping answers")
@@ -210,7 +210,7 @@ def _alert(stage: Stage, at: float) -> bytes:
 
 
 def _event_about(stage: Stage, pid: int) -> str | None:
-    for event in stage.client.events(20):
+    for event in stage.client.events.recent(20):
         if event["source"] == "sensor" and event["subject"].get("process", {}).get("pid") == pid:
             return str(event["id"])
     return None

@@ -50,7 +50,7 @@ class Stage(Struct, frozen=True, kw_only=True):
         """The record of an event once every action of it that was granted has an outcome."""
 
         def complete() -> Explanation | None:
-            explanation = self.client.explanation(event_id)
+            explanation = self.client.events.explanation(event_id)
             ended = {outcome.id for outcome in explanation.outcomes}
             for record in explanation.decision.actions:
                 waits = [record.id] if record.agent else [f"{event_id}/webhook/{name}" for name in record.endpoints]
@@ -123,4 +123,4 @@ def _ready(process: subprocess.Popen[bytes], log: Path) -> str | None:
 
 
 def _connected(client: Client) -> dict[str, Any] | None:
-    return next((agent for agent in client.agents() if agent["connected"]), None)
+    return next((agent for agent in client.agents.all() if agent["connected"]), None)

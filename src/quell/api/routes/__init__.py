@@ -1,0 +1,15 @@
+"""The REST routes, a module a noun. A new one is a line here."""
+
+from __future__ import annotations
+
+from quell.api.routes import accounts, agents, documents, events, quarantines, system, webhooks
+
+NOUNS = (
+    accounts,
+    agents,
+    documents,
+    events,
+    quarantines,
+    system,
+    webhooks,
+)

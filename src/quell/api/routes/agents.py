@@ -1,0 +1,72 @@
+"""Agents: who is enrolled, and how one enrols."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any, cast
+
+from litestar import Request, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import JSONBody
+from msgspec import Meta, Struct
+
+from quell.api.asgi import Scope, peer
+from quell.api.pages import Cursor, Limit, Page, page_of
+from quell.api.problem import Refusal
+from quell.api.roles import Permission, needs
+from quell.api.services import Services
+from quell.channel.messages import JOIN_PATH, Joined, JoinRequest
+from quell.controller.joining import join
+from quell.errors import LinkError
+from quell.storage import join_tokens, tokens
+
+
+class JoinTokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
+    #: Seconds.
+    ttl: Annotated[float, Meta(gt=0, le=86_400)] = 900.0
+
+
+class JoinToken(Struct, frozen=True):
+    token: str
+    #: Epoch seconds.
+    expires: float
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    controller, auth, links = services.controller, services.auth, services.links
+    store = controller.store
+
+    @get("/v1/agents", summary="The enrolled agents, and whether they are connected", opt=needs(Permission.READ))
+    async def agents(limit: Limit = 1000, cursor: Cursor = None) -> Page[dict[str, Any]]:
+        found = await asyncio.to_thread(controller.agents)
+        return page_of(sorted(found, key=lambda agent: str(agent["id"])), limit, cursor, lambda agent: str(agent["id"]))
+
+    @post("/v1/agents/join-tokens", summary="A token with which one agent may enrol", opt=needs(Permission.ADMIN))
+    async def join_token(data: JSONBody[JoinTokenRequest]) -> JoinToken:
+        secret, now = tokens.new_secret(), time.time()
+        expires = now + data.ttl
+        await asyncio.wrap_future(
+            store.submit(lambda connection: join_tokens.put(connection, secret, "api", now, expires)),
+        )
+        return JoinToken(token=secret, expires=expires)
+
+    def withdrawn(agent: str) -> None:
+        links.close(agent, "this machine enrolled anew")
+        controller.agent_withdrawn(agent)
+
+    @post(JOIN_PATH, summary="Enrol an agent; the join token is the proof", opt=needs(Permission.OPEN))
+    async def enrol(data: JSONBody[JoinRequest], request: Request[Any, Any, Any]) -> Joined:
+        try:
+            return await join(
+                store,
+                data,
+                controller_key=controller.signing_key.public_key(),
+                now=time.time(),
+                withdrawn=withdrawn,
+            )
+        except LinkError as error:
+            auth.failed(peer(cast("Scope", request.scope)))
+            raise Refusal(403, str(error)) from error
+
+    return [agents, join_token, enrol]

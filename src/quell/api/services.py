@@ -1,0 +1,15 @@
+"""What the routes work with."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from quell.api.auth import Auth
+from quell.api.link import AgentLinks
+from quell.controller.controller import Controller
+
+
+class Services(Struct, frozen=True, kw_only=True):
+    controller: Controller
+    auth: Auth
+    links: AgentLinks

@@ -1,0 +1,46 @@
+"""The controller's REST API as Python calls; the command line and programs of users go through it.
+
+    with Client("http://127.0.0.1:7341", token) as quell:
+        for event in quell.events.recent(10): ...
+
+Every call raises Unreachable if the controller does not answer and ApiError if it answers with a problem (RFC 9457).
+Times are epoch seconds; lists come newest first, or by name. The controller describes the API at /v1/openapi.json.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+from quell.client.accounts import Accounts
+from quell.client.agents import Agents
+from quell.client.documents import Documents
+from quell.client.events import Events
+from quell.client.session import Session
+from quell.client.webhooks import Webhooks
+
+
+class Client:
+    """A session with one controller. timeout: seconds for each request."""
+
+    def __init__(self, url: str, token: str, *, timeout: float = 30.0) -> None:
+        session = self._session = Session(url, token, timeout=timeout)
+        self.accounts = Accounts(session)
+        self.agents = Agents(session)
+        self.documents = Documents(session)
+        self.events = Events(session)
+        self.webhooks = Webhooks(session)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._session.http.close()
+
+    def version(self) -> str:
+        return str(self._session.ask(dict[str, Any], "GET", "/v1/version").get("version", ""))

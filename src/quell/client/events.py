@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from quell.client.session import JSON, Session
+from quell.model.decision import Flag
+from quell.model.explanation import Explanation
+
+
+class Rejected(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of a batch that is no event; the others were taken."""
+
+    line: int
+    reason: str
+    position: int | None = None
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """The events that are now on disk with their decisions, in the order sent."""
+
+    ids: list[str]
+    rejected: list[Rejected] = []
+
+
+class Events:
+    """Events, their decisions, and what came of them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def send(self, events: bytes, *, detector: str = "native") -> Receipt:
+        """One JSON event, an array, or a line each; returns when they and their decisions are on disk."""
+        path = "/v1/events" if detector == "native" else f"/v1/events/{quote(detector)}"
+        return self._session.ask(Receipt, "POST", path, content=events, headers=JSON)
+
+    def recent(self, limit: int = 50, before: str | None = None) -> list[dict[str, Any]]:
+        """before: only those older than this one's id."""
+        return self._session.items(dict[str, Any], "/v1/events", limit, cursor=before)
+
+    def explanation(self, event_id: str, *, near_misses: bool = False) -> Explanation:
+        return self._session.ask(
+            Explanation,
+            "GET",
+            f"/v1/events/{quote(event_id, safe='')}",
+            params={"near_misses": near_misses or None},
+        )
+
+    def rejects(self, limit: int = 50) -> list[dict[str, Any]]:
+        return self._session.items(dict[str, Any], "/v1/rejects", limit)
+
+    def flags(self, limit: int = 50) -> list[Flag]:
+        return self._session.items(Flag, "/v1/flags", limit)

@@ -1,0 +1,104 @@
+"""One conversation with a controller: requests out, answers and problems back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from quell.errors import ApiError, Problem, Unreachable
+
+Answer = TypeVar("Answer")
+
+JSON = {"Content-Type": "application/json"}
+YAML = {"Content-Type": "application/yaml"}
+#: Items asked for at once when all of a list are wanted.
+_PAGE = 1000
+
+
+class Session:
+    """timeout: seconds for each request. Every call raises Unreachable, and ApiError for an answer that is a problem."""
+
+    def __init__(self, url: str, token: str, *, timeout: float = 30.0) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
+
+    @property
+    def url(self) -> str:
+        return str(self.http.base_url).rstrip("/")
+
+    def ask(self, answer: type[Answer], method: str, path: str, **request: Any) -> Answer:
+        """The answer's JSON, as this type. request: what httpx.Client.request takes; params that are None are left out."""
+        return self._decoded(answer, self.do(method, path, **request))
+
+    def do(self, method: str, path: str, **request: Any) -> httpx.Response:
+        if "params" in request:
+            request["params"] = given(**request["params"])
+        try:
+            response = self.http.request(method, path, **request)
+        except httpx.TransportError as error:
+            raise Unreachable(f"no controller answers at {self.http.base_url}: {error}") from error
+        if response.is_error:
+            raise problem(response)
+        return response
+
+    def items(self, item: type[Answer], path: str, limit: int | None = None, **params: Any) -> list[Answer]:
+        """At most `limit` items of a list, None: all, over as many pages as that takes."""
+        found: list[Answer] = []
+        for page in self._pages(item, path, limit, params):
+            found += page
+            if limit is not None and len(found) >= limit:
+                return found[:limit]
+        return found
+
+    def _pages(
+        self, item: type[Answer], path: str, limit: int | None, params: dict[str, Any]
+    ) -> Iterator[list[Answer]]:
+        cursor = params.pop("cursor", None)
+        size = _PAGE if limit is None else min(limit, _PAGE)
+        while True:
+            page = self.ask(_Page[item], "GET", path, params={**params, "limit": size, "cursor": cursor})  # type: ignore[valid-type]
+            yield page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    @staticmethod
+    def _decoded(answer: type[Answer], response: httpx.Response) -> Answer:
+        try:
+            return msgspec.json.decode(response.content, type=answer)
+        except msgspec.MsgspecError as error:
+            raise ApiError(response.status_code, "not an answer of a Quell controller", str(error)) from error
+
+
+def problem(response: httpx.Response) -> ApiError:
+    """What an answer of 400 and above says."""
+    try:
+        body = msgspec.json.decode(response.content, type=_ProblemBody)
+    except msgspec.MsgspecError:
+        body = _ProblemBody(detail=response.text[:200])
+    return ApiError(response.status_code, body.title or response.reason_phrase, body.detail, body.problems)
+
+
+def given(**parameters: Any) -> dict[str, Any]:
+    """Query parameters as they are written; those that are None are left out."""
+    written = {True: "true", False: "false"}
+    return {
+        name: written[value] if isinstance(value, bool) else value
+        for name, value in parameters.items()
+        if value is not None
+    }
+
+
+class _Page(Struct, Generic[Answer]):
+    items: list[Answer]
+    next: str | None = None
+
+
+class _ProblemBody(Struct):
+    title: str = ""
+    detail: str = ""
+    problems: list[Problem] = []
