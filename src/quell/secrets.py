@@ -1,0 +1,140 @@
+"""Secrets: a type that does not show itself, and what hides them in values and text on their way out.
+
+Three nets, each for what slips through the other: by type (Secret), by the name of a field, and by what text looks like.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from typing import Any, Never
+
+import msgspec
+
+#: What stands in the place of a secret.
+HIDDEN = "(secret)"
+
+#: Names of fields, or the last word of one, whose values are secrets whatever they look like.
+_WORDS = frozenset(
+    [
+        "authorization",
+        "cookie",
+        "credential",
+        "credentials",
+        "headers",
+        "key",
+        "passphrase",
+        "passwd",
+        "password",
+        "pem",
+        "secret",
+        "token",
+    ]
+)
+#: Not secrets, though their last word says so: what a thing is found by.
+_PLAIN = frozenset(("public_key", "controller_key", "idempotency_key"))
+#: Deeper structures are hidden whole; more characters of one text are cut.
+_DEEPEST, _LONGEST = 8, 32_768
+
+_NAME = r"(?:token|secret|passw(?:or)?d|passphrase|credentials?|(?:api|private|signing|access)[_-]?key)"
+_HEADER = r"(?:(?:proxy-)?authorization|(?:set-)?cookie|x-(?:api|auth)-?(?:key|token))"
+#: Parameters of a query: shorter names than elsewhere, since little else is called so there.
+_PARAMETER = rf"(?:[\w.-]{{0,40}}(?:{_NAME}|key|code|sig|signature|auth|session))"
+_QUOTED = r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')"""
+_CHAT = r"(?:hooks\.slack\.com|discord(?:app)?\.com/api/webhooks|[\w-]{1,63}\.webhook\.office\.com|[\w.-]{1,80}\.logic\.azure\.com)"
+
+#: What secrets look like, and what is left of each. Each is linear in the text: logs hold what attackers choose.
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern, flags), left)
+    for pattern, flags, left in (
+        (
+            r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:(?!-----END).)*(?:-----END [A-Z ]{0,40}KEY-----)?",
+            re.DOTALL,
+            HIDDEN,
+        ),
+        # Quell's own tokens, cut ones too; a word such as quell_session or the name of a metric is none.
+        (r"quell_(?=[\w-]{0,80}[A-Z0-9])[A-Za-z0-9_-]{8,}", 0, HIDDEN),
+        (r"whsec_[A-Za-z0-9+/=_-]+", 0, HIDDEN),
+        (r"(quell_session=)[^;\s\"']+", 0, rf"\1{HIDDEN}"),
+        (r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?", 0, HIDDEN),
+        (r"\$argon2[a-z]{1,2}\$[^\s\"']+", 0, HIDDEN),
+        (rf"\b({_HEADER}['\"]?\s*[:=,]\s*b?)({_QUOTED}|[^\r\n\"']+)", re.IGNORECASE, rf"\1{HIDDEN}"),
+        (r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE, rf"\1{HIDDEN}"),
+        (r"\b((?i:basic)\s+)(?=[\w+/=-]{0,80}[A-Z0-9=])[\w+/=-]{6,}", 0, rf"\1{HIDDEN}"),
+        (r"(://)[^/?#\s\"'<>]+@", 0, rf"\1{HIDDEN}@"),
+        (rf"([?&]{_PARAMETER}=)[^&#\s\"'<>]+", re.IGNORECASE, rf"\1{HIDDEN}"),
+        (rf"(https://{_CHAT}/)[^\s\"'<>]+", re.IGNORECASE, rf"\1{HIDDEN}"),
+        (rf"({_NAME}['\"]\s*[:,]\s*b?){_QUOTED}", re.IGNORECASE, rf"\1{HIDDEN}"),
+        (rf"({_NAME}=)(?:{_QUOTED}|[^\s&;,)\]}}\"']+)", re.IGNORECASE, rf"\1{HIDDEN}"),
+        # A line of YAML.
+        (rf"^([ \t-]{{0,80}}[\w-]{{0,40}}{_NAME}:[ \t]+)\S.*$", re.IGNORECASE | re.MULTILINE, rf"\1{HIDDEN}"),
+    )
+)
+
+
+class Secret:
+    """A text that shows itself to reveal() only: neither printed, nor formatted, compared by time, or pickled."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text, for the one who sends or checks it."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return HIDDEN
+
+    __str__ = __repr__
+
+    def __format__(self, _form: str) -> str:
+        return HIDDEN
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __reduce__(self) -> Never:
+        raise TypeError("a secret is not written down")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name holds a secret: join_token does, token_name does not."""
+    plain = name.lower().replace("-", "_")
+    return plain not in _PLAIN and plain.rpartition("_")[2] in _WORDS
+
+
+def redact(value: Any, name: str = "", *, depth: int = 0) -> Any:
+    """The value of a field with every secret in it hidden, as plain data. Numbers are no secrets, whatever the name."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Secret) or is_secret_name(name) or depth > _DEEPEST:
+        return HIDDEN
+    if isinstance(value, str):
+        return redact_text(value)
+    if isinstance(value, bytes | bytearray):
+        return redact_text(value.decode("utf-8", "backslashreplace"))
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): redact(inner, str(key), depth=depth + 1) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [redact(inner, depth=depth + 1) for inner in value]
+    return redact_text(f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else repr(value))
+
+
+def redact_text(text: str) -> str:
+    """The text without what looks like a secret; the end of a very long one is cut."""
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}... ({len(text) - _LONGEST} more characters)"
+    for pattern, left in _PATTERNS:
+        text = pattern.sub(left, text)
+    return text
