@@ -11,6 +11,7 @@ import typer
 from quell import __version__
 from quell.cli import (
     agents,
+    backups,
     documents,
     events,
     explain,
@@ -67,6 +68,8 @@ app.command()(documents.delete)
 app.command()(documents.validate)
 app.command()(explain.explain)
 app.command()(tokens.login)
+app.command()(backups.backup)
+app.command()(backups.restore)
 app.command()(demo.demo)
 app.add_typer(events.app, name="events")
 app.add_typer(flags.app, name="flags")

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from quell.client.accounts import Accounts
 from quell.client.agents import Agents
+from quell.client.backups import Backups
 from quell.client.documents import Documents
 from quell.client.events import Events
 from quell.client.session import Session
@@ -27,6 +28,7 @@ class Client:
         session = self._session = Session(url, token, timeout=timeout)
         self.accounts = Accounts(session)
         self.agents = Agents(session)
+        self.backups = Backups(session)
         self.documents = Documents(session)
         self.events = Events(session)
         self.webhooks = Webhooks(session)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from quell.api.routes import accounts, agents, documents, events, quarantines, system, webhooks
+from quell.api.routes import accounts, agents, backups, documents, events, quarantines, system, webhooks
 
 NOUNS = (
     accounts,
     agents,
+    backups,
     documents,
     events,
     quarantines,
