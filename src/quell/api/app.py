@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 
-from quell.api.asgi import Receive, Scope, Send, respond
+from quell.api.asgi import Receive, Scope, Send
 from quell.api.auth import Auth
+from quell.api.health import Health
 from quell.api.ingest import ROUTES, Ingest
 from quell.api.link import AgentLinks
-from quell.api.metrics import MEDIA_TYPE, Metrics
+from quell.api.metrics import Metrics
 from quell.api.page import Page
 from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
@@ -26,7 +27,6 @@ from quell.errors import QuellError
 _OPEN = frozenset((("POST", JOIN_PATH),))
 #: Close code of a WebSocket to a path that has none (RFC 6455: policy).
 _NO_SUCH = 1008
-_TEXT = [(b"content-type", b"text/plain; charset=utf-8")]
 
 
 class App:
@@ -36,10 +36,10 @@ class App:
         self.auth = Auth(controller.store)
         safety = controller.settings.safety
         self.links = AgentLinks(controller, clock=time.time, welcome=lambda: Welcome(paused=safety.paused))
-        self._store = controller.store
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
         self._page = Page(controller, self.auth)
-        self._metrics = Metrics(controller.store)
+        self._health = Health(controller)
+        self._metrics = Metrics(controller, self.links)
         self._rest = rest(Services(controller=controller, auth=self.auth, links=self.links))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,13 +62,12 @@ class App:
         try:
             match path:
                 case "/healthz":
-                    await respond(send, 200, b"ok\n", _TEXT)
+                    await self._health.alive(scope, send)
                 case "/readyz":
-                    self._store.read(lambda connection: connection.execute("SELECT 1").fetchone())
-                    await respond(send, 200, b"ready\n", _TEXT)
+                    await self._health.ready(scope, send)
                 case "/metrics":
                     self.auth.require(scope, Permission.READ)
-                    await respond(send, 200, self._metrics.text(), [(b"content-type", MEDIA_TYPE.encode())])
+                    await self._metrics(scope, send)
                 case _ if path.startswith(SCHEMA_PATH):
                     raise Refusal(404, f"there is nothing at {path}; the API's description is at /v1/openapi.json")
                 case _:
