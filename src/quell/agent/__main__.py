@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--node", metavar="NAME", help="this machine's name in rules (default: its host name)")
     parser.add_argument("--no-sensor", action="store_true", help="do not watch executions, carry out commands only")
+    parser.add_argument("--no-containers", action="store_true", help="do not tell which containers run here")
     parser.add_argument(
         "--watch-list", type=Path, metavar="FILE", help="TOML, instead of the list that comes with Quell"
     )
@@ -112,6 +113,7 @@ def _run(options: argparse.Namespace) -> int:
                 node=options.node,
                 join_token=_join_token(options.join_token_file),
                 sensor=not options.no_sensor,
+                containers=not options.no_containers,
                 watch_list=options.watch_list,
                 protected=options.protected,
                 own_pids=tuple(options.protect_pid),

@@ -24,6 +24,8 @@ from msgspec import Struct
 from quell import __version__
 from quell.agent import proc
 from quell.agent.connector import Connector, ConnectorError
+from quell.agent.containers.census import Census
+from quell.agent.containers.runtimes import census
 from quell.agent.enrol import Address, Identity, UnreachableError, enrol, enrolled
 from quell.agent.events import Notices
 from quell.agent.executor import Executor
@@ -75,6 +77,8 @@ class Options(Struct, frozen=True, kw_only=True):
     node: str | None = None
     join_token: str | None = None
     sensor: bool = True
+    #: Tell which containers run here.
+    containers: bool = True
     #: None: the list that comes with Quell.
     watch_list: Path | None = None
     #: More that must never be touched, a file as agent/data/protected.toml is; None: none.
@@ -150,8 +154,9 @@ class Agent:
         self._outbox = Outbox(options.state / "outbox", self._on_lost)
         self._notices = Notices(machine, self._emit, time.time)
         self._sensor, limits = self._sense(watch_list, machine)
+        self._census, unseen = self._count(options)
         capabilities = kernel.capabilities()
-        self._hello = _hello(identity, machine_id, capabilities, limits)
+        self._hello = _hello(identity, machine_id, capabilities, limits + unseen)
         self._executor = Executor(
             kernel,
             ledger,
@@ -173,6 +178,8 @@ class Agent:
         gc.freeze()
         if self._sensor is not None:
             self._sensor.start()
+        if self._census is not None:
+            self._census.start()
         for outcome in await self._loop.run_in_executor(self._hands, self._executor.resume):
             _told("resumed", outcome)
         self._plan_lease()
@@ -181,6 +188,8 @@ class Agent:
         """Running commands end first; what they came to is in the ledger."""
         if self._sensor is not None:
             self._sensor.stop()
+        if self._census is not None:
+            self._census.stop()
         if self._lease_timer is not None:
             self._lease_timer.cancel()
         self._hands.shutdown(cancel_futures=True)
@@ -198,6 +207,15 @@ class Agent:
             limit = f"sensor: only executions of user {os.geteuid()} are looked at, for lack of CAP_SYS_PTRACE"
             return sensor, (limit,)
         return sensor, ()
+
+    def _count(self, options: Options) -> tuple[Census | None, tuple[str, ...]]:
+        if not options.containers:
+            return None, ("containers: switched off",)
+        try:
+            counted = census(self._identity.node, lambda message: self.link.send(message))  # noqa: PLW0108 - there is no link yet
+        except OSError as error:
+            return None, (f"containers: not seen: {error.strerror}",)
+        return counted, counted.limits()
 
     def _emit(self, identity: str, raw: bytes) -> None:
         event = Observed(id=identity, raw=raw, received=time.time())
@@ -219,6 +237,8 @@ class Agent:
             self.link.send(Reported(outcome=outcome))
         for event in self._outbox.waiting():
             self.link.send(event)
+        if self._census is not None:
+            self._census.welcomed()
 
     def _on_message(self, message: FromController) -> None:
         match message:

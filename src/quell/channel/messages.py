@@ -86,7 +86,8 @@ class Reported(Struct, frozen=True, kw_only=True, tag="reported"):
 
 class Seen(Struct, frozen=True, kw_only=True, tag="seen", omit_defaults=True):
     """What the machine's container runtimes say. Sent whole (complete) after each Welcome, then as it changes; not
-    acknowledged: the next Welcome brings all of it again. The controller fills in the source and the node.
+    acknowledged: the next Welcome brings all of it again. The controller fills in the source and the node. What does not
+    fit into one frame comes in several: the first is complete, those right after it add to it.
     """
 
     seen: tuple[Sighting, ...] = ()
