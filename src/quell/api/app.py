@@ -11,7 +11,9 @@ import time
 from quell.api.asgi import Receive, Scope, Send
 from quell.api.auth import Auth
 from quell.api.health import Health
+from quell.api.idempotency import Idempotency
 from quell.api.ingest import ROUTES, Ingest
+from quell.api.limits import RateLimit
 from quell.api.link import AgentLinks
 from quell.api.metrics import Metrics
 from quell.api.page import Page
@@ -25,6 +27,8 @@ from quell.errors import QuellError
 
 #: Needs no token: its body holds the proof.
 _OPEN = frozenset((("POST", JOIN_PATH),))
+#: Requests a second that one caller may make for ever, and at once.
+_RATE, _BURST = 50.0, 100
 #: Close code of a WebSocket to a path that has none (RFC 6455: policy).
 _NO_SUCH = 1008
 
@@ -41,6 +45,9 @@ class App:
         self._health = Health(controller)
         self._metrics = Metrics(controller, self.links)
         self._rest = rest(Services(controller=controller, auth=self.auth, links=self.links))
+        self._limit = RateLimit(_RATE, _BURST)
+        # Litestar has names of its own for the same types.
+        self._once = Idempotency(self._rest, controller.store)  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -72,8 +79,10 @@ class App:
                     raise Refusal(404, f"there is nothing at {path}; the API's description is at /v1/openapi.json")
                 case _:
                     if (scope["method"], path) not in _OPEN:
-                        scope.setdefault("state", {})["caller"] = self.auth.require(scope, Permission.READ)
-                    await self._rest(scope, receive, send)  # type: ignore[arg-type] # Litestar's own names for the same
+                        caller = self.auth.require(scope, Permission.READ)
+                        self._limit.take(str(caller.actor))
+                        scope.setdefault("state", {})["caller"] = caller
+                    await self._once(scope, receive, send)
         except QuellError as error:
             await refusal(error).send(send)
 

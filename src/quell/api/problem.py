@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
@@ -11,6 +12,9 @@ import msgspec
 
 from quell.api.asgi import Send, respond
 from quell.errors import DocumentError, EventError, Problem, QuellError, QueueFull, StoreError, StoreFull
+
+#: A step of a path: a name, or an index in brackets.
+_STEP = re.compile(r"([^.\[\]]+)|\[([^\]]*)\]")
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -50,7 +54,7 @@ class Refusal(QuellError):
             **self.more,
         }
         if self.problems:
-            told["problems"] = self.problems
+            told["problems"] = [_pointed(problem) for problem in self.problems]
         return msgspec.json.encode(told)
 
     async def send(self, send: Send) -> None:
@@ -58,6 +62,22 @@ class Refusal(QuellError):
         headers = [(b"content-type", MEDIA_TYPE.encode())]
         headers += [(name.encode(), value.encode()) for name, value in self.headers.items()]
         await respond(send, self.status, self.body(), headers)
+
+
+def _pointed(problem: Problem) -> dict[str, Any]:
+    """A problem, with its place as a JSON pointer (RFC 6901) as well."""
+    told: dict[str, Any] = msgspec.to_builtins(problem)
+    if problem.path:
+        told["pointer"] = pointer(problem.path)
+    return told
+
+
+def pointer(path: str) -> str:
+    """spec.criteria[0] and $.spec.criteria[0] as /spec/criteria/0. What is a pointer already stays."""
+    if path.startswith("/"):
+        return path
+    steps = [index or name for name, index in _STEP.findall(path.removeprefix("$"))]
+    return "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def refusal(error: QuellError) -> Refusal:

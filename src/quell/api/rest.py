@@ -5,21 +5,26 @@ What a handler reads from the database it reads in a thread, so that taking even
 
 from __future__ import annotations
 
+import inspect
+from collections import Counter
+from functools import cache, lru_cache
 from typing import Any
 
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from quell import __version__
+from quell.api.description import describe
 from quell.api.problem import MEDIA_TYPE, Refusal, refusal, unforeseen
 from quell.api.roles import Permission
 from quell.api.routes import NOUNS
 from quell.api.services import Services
+from quell.catalogue.words import nearest
 from quell.errors import Problem, QuellError
 
 #: Bytes of a request to any of these.
@@ -38,19 +43,31 @@ def rest(services: Services) -> Litestar:
     unsaid = [str(handler) for handler in handlers if not isinstance(handler.opt.get("permission"), Permission)]
     if unsaid:
         raise TypeError(f"routes without a permission: {', '.join(unsaid)}")
-    return Litestar(
+    named: dict[str, HTTPRouteHandler] = {}
+
+    def name(handler: HTTPRouteHandler, _method: Any, _path: Any) -> str:
+        named[handler.fn.__name__] = handler
+        return handler.fn.__name__
+
+    twice = [word for word, count in Counter(handler.fn.__name__ for handler in handlers).items() if count > 1]
+    if twice:
+        raise TypeError(f"operations need names of their own: {', '.join(twice)}")
+    application = Litestar(
         route_handlers=handlers,
-        guards=[_permitted],
+        guards=[_permitted, _knows_each_parameter],
         openapi_config=OpenAPIConfig(
             title="Quell",
             version=__version__,
             path=SCHEMA_PATH,
             render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            operation_id_creator=name,
         ),
         exception_handlers={QuellError: _answer, HTTPException: _answer_http, Exception: _answer_unforeseen},
         request_max_body_size=_MAX_BODY,
         logging_config=None,
     )
+    application.state.description = lru_cache(lambda: describe(application.openapi_schema.to_schema(), named))
+    return application
 
 
 def _permitted(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
@@ -58,6 +75,32 @@ def _permitted(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRout
     permission = handler.opt["permission"]
     if permission is not Permission.OPEN:
         connection.scope["state"]["caller"].need(permission)
+
+
+#: What a handler takes that is no parameter of the query.
+_NOT_OF_THE_QUERY = frozenset(("data", "request"))
+
+
+def _knows_each_parameter(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refusal 400 for a parameter of the query that the route does not have: ignoring it could mean its opposite."""
+    for word in connection.query_params:
+        known = _parameters(handler) - connection.path_params.keys()
+        if word not in known:
+            there = ", ".join(sorted(known)) or "none"
+            problem = Problem(
+                file="",
+                path=f"query.{word}",
+                message=f'unknown parameter "{word}"',
+                expected=there,
+                got=word,
+                nearest=nearest(word, sorted(known)),
+            )
+            raise Refusal(400, f'unknown parameter "{word}": there are {there}', problems=[problem])
+
+
+@cache
+def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
+    return frozenset(inspect.signature(handler.fn).parameters) - _NOT_OF_THE_QUERY
 
 
 def _answer(_request: Request[Any, Any, Any], error: QuellError) -> Response[bytes]:

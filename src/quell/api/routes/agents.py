@@ -42,7 +42,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         found = await asyncio.to_thread(controller.agents)
         return page_of(sorted(found, key=lambda agent: str(agent["id"])), limit, cursor, lambda agent: str(agent["id"]))
 
-    @post("/v1/agents/join-tokens", summary="A token with which one agent may enrol", opt=needs(Permission.ADMIN))
+    @post(
+        "/v1/agents/join-tokens",
+        summary="A token with which one agent may enrol",
+        opt=needs(Permission.ADMIN, secret=True),
+    )
     async def join_token(data: JSONBody[JoinTokenRequest]) -> JoinToken:
         secret, now = tokens.new_secret(), time.time()
         expires = now + data.ttl

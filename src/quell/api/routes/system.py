@@ -20,7 +20,8 @@ def routes(_services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.READ),
     )
     async def description(request: Request[Any, Any, Any]) -> dict[str, Any]:
-        return request.app.openapi_schema.to_schema()
+        told: dict[str, Any] = request.app.state.description()
+        return told
 
     @get("/v1/version", summary="The version of this controller", opt=needs(Permission.READ))
     async def version() -> dict[str, str]:
