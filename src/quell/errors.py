@@ -2,7 +2,10 @@
 
 QuellError
 ├── DocumentError      one or more problems in documents; nothing of them was applied
+│   ├── DocumentConflict   what is in force stands against it: it is referred to, or belongs to another source
+│   └── DocumentForbidden  it takes a role that may have destructive rules in force
 ├── SettingError       an unknown setting or a value outside its range
+│   └── SettingFixed   a setting that cannot be changed while running, or is set elsewhere
 ├── EventError         bytes that are no event
 ├── LinkError          the agent link: a refused handshake, signature or message
 ├── StoreError         the store cannot take a write
@@ -49,7 +52,23 @@ class DocumentError(QuellError):
         self.problems = problems
 
 
+class DocumentConflict(DocumentError):
+    pass
+
+
+class DocumentForbidden(DocumentError):
+    pass
+
+
 class SettingError(QuellError):
+    """problems: what is wrong with a change that was asked for, each with its place in the request."""
+
+    def __init__(self, message: str, problems: list[Problem] | None = None) -> None:
+        super().__init__(message)
+        self.problems = problems or []
+
+
+class SettingFixed(SettingError):
     pass
 
 

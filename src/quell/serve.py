@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -19,6 +19,7 @@ import uvicorn
 import uvloop
 
 from quell.api.app import App, create_app
+from quell.configuration import Origin
 from quell.controller.controller import Controller
 from quell.settings import Settings
 from quell.storage import join_tokens, tokens
@@ -53,9 +54,14 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, settings: Settings) -> AsyncIterator[Running]:
-    """A controller with its API, for as long as the block lasts. StoreError, LinkError, OSError (port taken)."""
-    controller = Controller.open(folder, settings)
+async def serving(
+    folder: Path, settings: Settings, origins: Mapping[str, Origin] | None = None
+) -> AsyncIterator[Running]:
+    """A controller with its API, for as long as the block lasts. StoreError, LinkError, OSError (port taken).
+
+    origins: where settings that are no defaults come from (quell.configuration).
+    """
+    controller = Controller.open(folder, settings, origins)
     try:
         await _first_tokens(controller)
         controller.start()
@@ -93,6 +99,7 @@ def run(
     folder: Path,
     settings: Settings,
     *,
+    origins: Mapping[str, Origin] | None = None,
     agent: bool = False,
     agent_arguments: tuple[str, ...] = (),
     on_ready: Callable[[Running], None] = lambda _running: None,
@@ -100,12 +107,13 @@ def run(
     """Serve until SIGTERM or SIGINT; with `agent`, keep one running beside it. Returns the exit code."""
     gc.set_threshold(*_COLLECT)
     _keep_heap()
-    return uvloop.run(_run(folder, settings, agent, agent_arguments, on_ready))
+    return uvloop.run(_run(folder, settings, origins, agent, agent_arguments, on_ready))
 
 
 async def _run(
     folder: Path,
     settings: Settings,
+    origins: Mapping[str, Origin] | None,
     agent: bool,
     agent_arguments: tuple[str, ...],
     on_ready: Callable[[Running], None],
@@ -114,7 +122,7 @@ async def _run(
     loop = asyncio.get_running_loop()
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, stop.set)
-    async with serving(folder, settings) as running:
+    async with serving(folder, settings, origins) as running:
         beside = asyncio.create_task(_keep_agent(running, folder / "agent", agent_arguments)) if agent else None
         on_ready(running)
         await stop.wait()

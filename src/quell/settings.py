@@ -1,173 +1,426 @@
 """What an operator may set, in typed groups: a TOML file, then the environment (QUELL_<GROUP>_<FIELD>).
 
-An unknown group, field or variable is an error. Each field says its unit and what it risks.
+Each field is declared here once, with its unit, why its default is what it is, and what a wrong value does; file,
+environment, `quell settings`, the API and docs/settings.md all come from that. quell.configuration reads the values.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from quell.durations import parse_duration
-from quell.errors import SettingError
 from quell.response.state import Safety
-
-#: Variables of the same prefix that are no settings: where a client connects, where state lies, test fail-points.
-OTHER_VARIABLES = ("QUELL_URL", "QUELL_TOKEN", "QUELL_STATE", "QUELL_CONFIG", "QUELL_FAULT", "QUELL_JOIN_TOKEN")
+from quell.setting import Setting, Unit, declared, read_age, read_budget, setting
 
 KIB = 1024
 MIB = 1024 * KIB
 
 
 class Server(Struct, frozen=True, forbid_unknown_fields=True):
-    host: Annotated[str, Meta(description="Address the API listens on. Anything but loopback needs TLS before it.")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port of API, agent link and page; 0: any.")] = 7341
+    host: Annotated[
+        str,
+        setting(
+            "Address the API listens on.",
+            unit=Unit.ADDRESS,
+            reason="Loopback: nothing is reachable from outside before somebody decides that it should be.",
+            risk="Any other address needs TLS before it, or tokens and events cross the network readable.",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        setting(
+            "Port of API, agent link and page; 0: any that is free.",
+            unit=Unit.PORT,
+            reason="Seldom used by anything else on servers.",
+            risk="Agents dial the port they enrolled with: after a change they find nobody.",
+            ge=0,
+            le=65535,
+        ),
+    ] = 7341
+    rate_limit: Annotated[
+        int,
+        setting(
+            "Requests that one caller may make to the REST API in the long run; above it 429. Ingest is not counted.",
+            unit=Unit.RATE,
+            reason="Far more than people, the command line and a page that refreshes itself ask for.",
+            risk="Too low refuses people at work; too high lets one caller's loop slow down the decisions.",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 50
+    rate_burst: Annotated[
+        int,
+        setting(
+            "Requests that a caller may make at once before rate_limit counts.",
+            unit=Unit.REQUESTS,
+            reason="A script that lists everything makes some dozens in a row.",
+            risk="As of rate_limit.",
+            ge=1,
+            le=1_000_000,
+        ),
+    ] = 100
 
 
 class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
-    max_body: Annotated[int, Meta(ge=KIB, description="Bytes of a request as sent; more is answered 413.")] = 16 * MIB
-    max_unpacked: Annotated[int, Meta(ge=KIB, description="Bytes a compressed body may unpack to; more: 413.")] = (
-        64 * MIB
-    )
-    max_event: Annotated[int, Meta(ge=KIB, description="Bytes of one event; a longer one is rejected.")] = MIB
+    max_body: Annotated[
+        int,
+        setting(
+            "Size of a request as sent; more is answered 413.",
+            unit=Unit.BYTES,
+            reason="Some 10,000 alerts of Falco's in one request.",
+            risk="Requests that are being read are held in memory: each sender can take up so much.",
+            ge=KIB,
+        ),
+    ] = 16 * MIB
+    max_unpacked: Annotated[
+        int,
+        setting(
+            "Size that a compressed body may unpack to; more: 413.",
+            unit=Unit.BYTES,
+            reason="Four times max_body: alerts are repetitive and shrink well.",
+            risk="A few bytes can unpack to all of it: too high lets a small request take much memory.",
+            ge=KIB,
+        ),
+    ] = 64 * MIB
+    max_event: Annotated[
+        int,
+        setting(
+            "Size of one event; a longer one is rejected and kept among the rejects.",
+            unit=Unit.BYTES,
+            reason="Some 800 times a usual alert, so that reports of scanners fit.",
+            risk="Too low loses what a detector says at length; too high lets one event slow all others.",
+            ge=KIB,
+        ),
+    ] = MIB
     queue_bytes: Annotated[
-        int, Meta(ge=MIB, description="Bytes of events waiting for the disk; above it 429. Costs that much memory.")
+        int,
+        setting(
+            "Events that wait for the disk; above it ingest answers 429.",
+            unit=Unit.BYTES,
+            reason="Some seconds at 20,000 alerts a second, so that a short stall of the disk refuses nobody.",
+            risk="Costs that much memory; too low answers 429 at each burst.",
+            ge=MIB,
+        ),
     ] = 64 * MIB
 
 
 class Journal(Struct, frozen=True, forbid_unknown_fields=True):
-    max_bytes: Annotated[int, Meta(ge=16 * MIB, description="Size of the journal on disk; the oldest goes first.")] = (
-        1024 * MIB
-    )
-    max_age: Annotated[str, Meta(description="Age after which an event is forgotten, such as 30d.")] = "30d"
+    max_bytes: Annotated[
+        int,
+        setting(
+            "Size of the journal on disk; the oldest events go first. The audit log is not cut by it.",
+            unit=Unit.BYTES,
+            reason="Some millions of events, on a disk that nobody has prepared for this.",
+            risk="Too low forgets why something was done before anybody asks; too high fills the disk.",
+            ge=16 * MIB,
+        ),
+    ] = 1024 * MIB
+    max_age: Annotated[
+        str,
+        setting(
+            "Age after which an event and its decision are forgotten.",
+            unit=Unit.DURATION,
+            reason="Long enough to look into most incidents, short enough for rules on personal data.",
+            risk="Too low forgets evidence; too high keeps command lines and users' names longer than needed.",
+            least="1m",
+        ),
+    ] = "30d"
+
+
+class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    max_age: Annotated[
+        str,
+        setting(
+            "Age after which entries of the audit log are cut off; a signed entry says which were.",
+            unit=Unit.AGE,
+            reason="What proves who did what is small and must not vanish by itself.",
+            risk="What is cut is gone: export it before. Nothing younger than 30 days can be cut by a setting.",
+            least="30d",
+        ),
+    ] = "forever"
 
 
 class SafetySettings(Struct, frozen=True, forbid_unknown_fields=True):
     """SEMANTICS section 8. Raising any of these lets Quell do more harm if a rule is wrong."""
 
-    paused: Annotated[bool, Meta(description="Nothing destructive is done while true.")] = False
-    budget_engine: Annotated[str, Meta(description="Destructive actions in a window, in all.")] = "30/1m"
-    budget_rule: Annotated[str, Meta(description="Destructive actions in a window, by one rule.")] = "10/1m"
-    budget_namespace: Annotated[str, Meta(description="Destructive actions in a window, in one namespace.")] = "10/1m"
-    max_age_kill: Annotated[str, Meta(description="Age of an event beyond which nothing is killed.")] = "60s"
+    paused: Annotated[
+        bool,
+        setting(
+            "While true nothing destructive is done; what would have been done is listed.",
+            unit=Unit.SWITCH,
+            reason="Quell is there to act.",
+            risk="While it is on, nobody is stopped. Switched off in the middle of an incident, rules act again.",
+            live=True,
+        ),
+    ] = False
+    budget_engine: Annotated[
+        str,
+        setting(
+            "Destructive actions in a window, in all; more are held.",
+            unit=Unit.BUDGET,
+            reason="More than a real incident needs, fewer than a wrong rule would do to a cluster.",
+            risk="Too high: a wrong rule stops everything at once. Too low: an attack outruns the answer.",
+            live=True,
+        ),
+    ] = "30/1m"
+    budget_rule: Annotated[
+        str,
+        setting(
+            "Destructive actions in a window, by one rule or policy; more are held.",
+            unit=Unit.BUDGET,
+            reason="A rule that hits more often has most likely matched what it should not.",
+            risk="As of budget_engine, for one rule.",
+            live=True,
+        ),
+    ] = "10/1m"
+    budget_namespace: Annotated[
+        str,
+        setting(
+            "Destructive actions in a window, in one namespace; more are held.",
+            unit=Unit.BUDGET,
+            reason="Keeps one team's workloads from being taken down together.",
+            risk="As of budget_engine, for one namespace.",
+            live=True,
+        ),
+    ] = "10/1m"
+    max_age_kill: Annotated[
+        str,
+        setting(
+            "Age of an event beyond which nothing is killed for it.",
+            unit=Unit.DURATION,
+            reason="A process that did it a minute ago has done its harm or is another one by now.",
+            risk="Too high kills on old news after a detector's outage; too low refuses slow detectors.",
+            live=True,
+        ),
+    ] = "60s"
     max_age_quarantine: Annotated[
-        str, Meta(description="Age of a security event beyond which nothing is isolated.")
+        str,
+        setting(
+            "Age of a security event or deviation beyond which nothing is isolated for it.",
+            unit=Unit.DURATION,
+            reason="A container outlives its processes, and isolating it can be undone.",
+            risk="Too high isolates what has been cleaned up meanwhile; too low lets it talk on.",
+            live=True,
+        ),
     ] = "10m"
-    max_age_report: Annotated[str, Meta(description="Age of a report beyond which nothing is isolated.")] = "24h"
-    clock_skew: Annotated[str, Meta(description="How far a detector's clock may be ahead.")] = "5s"
-    command_ttl: Annotated[str, Meta(description="How long a command may wait for its agent.")] = "30s"
+    max_age_report: Annotated[
+        str,
+        setting(
+            "Age of a scanner's or benchmark's report beyond which nothing is isolated for it.",
+            unit=Unit.DURATION,
+            reason="Scanners run once a day.",
+            risk="Too high isolates for findings that have been fixed.",
+            live=True,
+        ),
+    ] = "24h"
+    clock_skew: Annotated[
+        str,
+        setting(
+            "How far a detector's clock may be ahead of this one.",
+            unit=Unit.DURATION,
+            reason="More than clocks kept by NTP differ.",
+            risk="Too high believes events from the future, which never grow stale.",
+            live=True,
+        ),
+    ] = "5s"
+    command_ttl: Annotated[
+        str,
+        setting(
+            "How long a command may wait for its agent.",
+            unit=Unit.DURATION,
+            reason="An agent is back within seconds of a lost link.",
+            risk="Too high acts long after the decision; too low gives up on a machine that starts slowly.",
+            live=True,
+            least="1s",
+        ),
+    ] = "30s"
     protected_namespaces: Annotated[
-        tuple[str, ...], Meta(description="Kubernetes namespaces that are never touched.")
+        tuple[str, ...],
+        setting(
+            "Kubernetes namespaces in which nothing destructive is ever done.",
+            unit=Unit.NAMES,
+            reason="Without the first the cluster stops; the second is Quell's own.",
+            risk="What is left out can be killed by a rule, the cluster's own parts included.",
+            live=True,
+        ),
     ] = ("kube-system", "quell")
+    allow_empty_protection: Annotated[
+        bool,
+        setting(
+            "Must be true for an empty protected_namespaces to be taken from file or environment.",
+            unit=Unit.SWITCH,
+            reason="Emptying the list is never an accident then.",
+            risk="With it, a slip in the list protects nothing.",
+        ),
+    ] = False
 
     def safety(self) -> Safety:
-        """The engine's form of these settings; SettingError for a malformed one."""
+        """The engine's form of these settings; ValueError for a malformed one."""
         return Safety(
             paused=self.paused,
-            budget_engine=_budget("safety.budget_engine", self.budget_engine),
-            budget_rule=_budget("safety.budget_rule", self.budget_rule),
-            budget_namespace=_budget("safety.budget_namespace", self.budget_namespace),
-            max_age_kill=_duration("safety.max_age_kill", self.max_age_kill),
-            max_age_quarantine=_duration("safety.max_age_quarantine", self.max_age_quarantine),
-            max_age_report=_duration("safety.max_age_report", self.max_age_report),
-            clock_skew=_duration("safety.clock_skew", self.clock_skew),
-            command_ttl=_duration("safety.command_ttl", self.command_ttl),
+            budget_engine=read_budget(self.budget_engine),
+            budget_rule=read_budget(self.budget_rule),
+            budget_namespace=read_budget(self.budget_namespace),
+            max_age_kill=parse_duration(self.max_age_kill),
+            max_age_quarantine=parse_duration(self.max_age_quarantine),
+            max_age_report=parse_duration(self.max_age_report),
+            clock_skew=parse_duration(self.clock_skew),
+            command_ttl=parse_duration(self.command_ttl),
             protected_namespaces=self.protected_namespaces,
         )
+
+
+class Accounts(Struct, frozen=True, forbid_unknown_fields=True):
+    session_lifetime: Annotated[
+        str,
+        setting(
+            "How long a login lasts at most.",
+            unit=Unit.DURATION,
+            reason="A working day: one login a day.",
+            risk="Too high leaves a stolen cookie useful for long.",
+            least="1m",
+        ),
+    ] = "12h"
+    session_idle: Annotated[
+        str,
+        setting(
+            "How long a login lasts without being used.",
+            unit=Unit.DURATION,
+            reason="A meeting is shorter, a forgotten screen is not.",
+            risk="Too high leaves an open browser to whoever comes by.",
+            least="1m",
+        ),
+    ] = "30m"
+    password_min_length: Annotated[
+        int,
+        setting(
+            "Characters that a password has at least.",
+            unit=Unit.CHARACTERS,
+            reason="Passphrases reach it easily, single words do not.",
+            risk="Too low lets passwords be guessed; whoever may log in may kill processes.",
+            ge=8,
+            le=256,
+        ),
+    ] = 12
+    lock_after: Annotated[
+        int,
+        setting(
+            "Failed logins in a row after which an account is locked.",
+            unit=Unit.FAILURES,
+            reason="People mistype three times, programs try thousands of times.",
+            risk="Too low lets anybody lock out a colleague; too high lets passwords be tried.",
+            ge=1,
+            le=1000,
+        ),
+    ] = 10
+    lock_time: Annotated[
+        str,
+        setting(
+            "How long a locked account stays locked.",
+            unit=Unit.DURATION,
+            reason="Slows guessing to some 40 tries an hour and lets people back in by themselves.",
+            risk="Too high keeps people out during an incident; too low lets passwords be tried.",
+            least="1s",
+        ),
+    ] = "15m"
 
 
 class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
     allow_private: Annotated[
         bool,
-        Meta(description="Endpoints may resolve to loopback, link-local and metadata addresses. Opens SSRF."),
+        setting(
+            "Endpoints may resolve to loopback, link-local and metadata addresses.",
+            unit=Unit.SWITCH,
+            reason="Whoever may write a webhook must not reach what only this machine can.",
+            risk="Opens this machine's own services and the cloud's credentials to whoever writes webhooks (SSRF).",
+        ),
     ] = False
-    timeout: Annotated[str, Meta(description="How long an endpoint may take to answer.")] = "5s"
+    timeout: Annotated[
+        str,
+        setting(
+            "How long an endpoint may take to answer.",
+            unit=Unit.DURATION,
+            reason="Receivers answer within a second or are ill.",
+            risk="Too high lets one slow endpoint hold up what waits for it; too low repeats what had arrived.",
+        ),
+    ] = "5s"
     allow_networks: Annotated[
         tuple[str, ...],
-        Meta(description="Networks such as 127.0.0.0/8 that endpoints may resolve to beside the usual ones."),
+        setting(
+            "Networks such as 127.0.0.0/8 that endpoints may resolve to beside the usual ones.",
+            unit=Unit.NETWORKS,
+            reason="None is needed for receivers on the internet or in private networks.",
+            risk="As of allow_private, for these networks.",
+        ),
     ] = ()
-    give_up_after: Annotated[str, Meta(description="Age at which a delivery becomes a dead letter.")] = "24h"
+    give_up_after: Annotated[
+        str,
+        setting(
+            "Age at which a delivery becomes a dead letter, which a person can send again.",
+            unit=Unit.DURATION,
+            reason="An endpoint that is away overnight still gets everything.",
+            risk="Too high sends yesterday's alarms; too low leaves more to send by hand.",
+        ),
+    ] = "24h"
     proxy: Annotated[
-        str, Meta(description="URL of an HTTP proxy for endpoints with use_proxy. It decides where they lead.")
+        str,
+        setting(
+            "URL of an HTTP proxy for endpoints with use_proxy; it may hold the proxy's user and password.",
+            unit=Unit.URL,
+            reason="None: most networks let Quell out.",
+            risk="The proxy resolves names and decides where deliveries lead; the checks of addresses end there.",
+            secret=True,
+        ),
     ] = ""
 
 
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        setting(
+            "What is written to the log: this and what is worse.",
+            unit=Unit.WORD,
+            reason="Starts, links and changes are told, single events are not.",
+            risk="debug writes lines for each command; error hides that agents come and go.",
+        ),
+    ] = "info"
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """A new group is a struct of declared fields, and a line here."""
+
     server: Server = Server()
+    accounts: Accounts = Accounts()
     ingest: Ingest = Ingest()
     journal: Journal = Journal()
+    audit: AuditSettings = AuditSettings()
     safety: SafetySettings = SafetySettings()
     webhooks: WebhookSettings = WebhookSettings()
+    log: LogSettings = LogSettings()
+
+    def value(self, name: str) -> object:
+        """Of a setting by its name, such as safety.paused."""
+        group, _, field = name.partition(".")
+        return getattr(getattr(self, group), field)
+
+    def with_values(self, values: dict[str, object]) -> Settings:
+        """The same with these, by name; they must have been read (Setting.read)."""
+        groups: dict[str, Struct] = {}
+        for name, value in values.items():
+            group, _, field = name.partition(".")
+            groups[group] = msgspec.structs.replace(groups.get(group, getattr(self, group)), **{field: value})
+        return msgspec.structs.replace(self, **groups)
+
+    @property
+    def audit_age(self) -> float | None:
+        """Seconds that the audit log is kept; None: for ever."""
+        return read_age(self.audit.max_age)
 
 
-def load_settings(path: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Defaults, then the TOML file, then the environment. SettingError names the field, what was expected and found."""
-    values: dict[str, dict[str, Any]] = {}
-    if path is not None:
-        try:
-            values = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise SettingError(f"{path}: cannot be read: {error.strerror}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise SettingError(f"{path}: not TOML: {error}") from error
-    for variable, text in (os.environ if environment is None else environment).items():
-        if variable.startswith("QUELL_") and variable not in OTHER_VARIABLES:
-            group, field = _setting_of(variable)
-            values.setdefault(group, {})[field] = _split(text) if _is_list(group, field) else text
-    try:
-        settings = msgspec.convert(values, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingError(f"{path or 'environment'}: {error}") from error
-    settings.safety.safety()
-    return settings
-
-
-def _setting_of(variable: str) -> tuple[str, str]:
-    words = variable.removeprefix("QUELL_").lower()
-    for group in Settings.__struct_fields__:
-        if words.startswith(group + "_"):
-            field = words.removeprefix(group + "_")
-            if field in _group(group).__struct_fields__:
-                return group, field
-    known = ", ".join(
-        f"QUELL_{group}_{field}".upper()
-        for group in Settings.__struct_fields__
-        for field in _group(group).__struct_fields__
-    )
-    raise SettingError(f"{variable}: no such setting; there are {known}")
-
-
-def _group(name: str) -> Struct:
-    group = getattr(Settings(), name)
-    assert isinstance(group, Struct)  # noqa: S101 - Settings holds nothing else
-    return group
-
-
-def _is_list(group: str, field: str) -> bool:
-    return isinstance(getattr(_group(group), field), tuple)
-
-
-def _split(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _duration(field: str, text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise SettingError(f"{field}: {error}") from error
-
-
-def _budget(field: str, text: str) -> tuple[int, float]:
-    count, separator, window = text.partition("/")
-    if not separator or not count.strip().isdigit():
-        raise SettingError(f'{field}: expected a count and a window such as "30/1m", got "{text}"')
-    return int(count), _duration(field, window.strip())
+#: Every setting by name, in the order of the groups.
+SETTINGS: dict[str, Setting] = {
+    one.name: one for group in msgspec.structs.fields(Settings) for one in declared(group.name, group.type)
+}

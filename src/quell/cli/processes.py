@@ -106,21 +106,22 @@ def _serve(
     agent: bool,
     agent_arguments: tuple[str, ...],
 ) -> None:
-    import msgspec
-
     from quell import logs, serve  # the server and all it stands on: only who serves pays for it
-    from quell.settings import load_settings
+    from quell.configuration import load_configuration
 
-    settings = load_settings(config)
-    wanted = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    settings = msgspec.structs.replace(settings, server=msgspec.structs.replace(settings.server, **wanted))
+    configuration = load_configuration(config)
+    for option, value in (("host", host), ("port", port)):
+        if value is not None:
+            configuration = configuration.overridden(f"server.{option}", value, f"--{option}")
+    settings = configuration.settings
     connection = context.find_object(Connection) or Connection()
     folder = state or connection.state or default_state()
-    logs.configure(json=log_format is LogFormat.JSON)
+    logs.configure(json=log_format is LogFormat.JSON, level=settings.log.level)
     try:
         code = serve.run(
             folder,
             settings,
+            origins=configuration.origins,
             agent=agent,
             agent_arguments=agent_arguments,
             on_ready=lambda running: _ready(running, folder),

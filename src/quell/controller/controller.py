@@ -6,7 +6,7 @@ import asyncio
 import gc
 import sqlite3
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ import structlog
 
 from quell.channel.keys import load_or_create_key
 from quell.channel.messages import Hello, Seen
+from quell.configuration import Origin
 from quell.controller.dispatcher import Dispatcher
+from quell.controller.live_settings import LiveSettings
 from quell.controller.own_events import after_outcome, makes_event, own_event
 from quell.controller.pipeline import Pipeline
 from quell.controller.rulebook import KINDS, Change, Key, Thing, as_documents, kind_of, name_of, plan_apply, plan_delete
@@ -33,7 +35,7 @@ from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
 from quell.model.subject import Subject
 from quell.response.quarantine import Release, let_go, run_out
-from quell.response.state import AgentFacts, State
+from quell.response.state import AgentFacts, Safety, State
 from quell.settings import Settings
 from quell.storage import agents as stored_agents
 from quell.storage import documents as stored_documents
@@ -58,12 +60,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Controller:
-    def __init__(self, folder: Path, settings: Settings, store: Store) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings, store: Store, origins: Mapping[str, Origin] | None = None
+    ) -> None:
         self.folder = folder
-        self.settings = settings
         self.store = store
+        self.live = LiveSettings(store, settings, origins or {})
+        self.live.subscribe(self._use)
         self.signing_key = load_or_create_key(folder / "controller.key")
-        self.state = _restored(store, settings)
+        self.state = _restored(store, self.live.safety)
         self._things: dict[Key, Thing] = {
             (kept.kind, kept.name): msgspec.json.decode(kept.body, type=KINDS[kept.kind])
             for kept in store.read(stored_documents.all_of)
@@ -99,8 +104,11 @@ class Controller:
         _freeze()
 
     @classmethod
-    def open(cls, folder: Path, settings: Settings) -> Controller:
-        """Opens or makes the state folder. Called on the running event loop. StoreError, LinkError (a bad key file)."""
+    def open(cls, folder: Path, settings: Settings, origins: Mapping[str, Origin] | None = None) -> Controller:
+        """Opens or makes the state folder. Called on the running event loop. StoreError, LinkError (a bad key file).
+
+        origins: where settings that are no defaults come from (quell.configuration).
+        """
         loop = asyncio.get_running_loop()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         journal = settings.journal
@@ -110,7 +118,15 @@ class Controller:
             queue_bytes=settings.ingest.queue_bytes,
             call=loop.call_soon_threadsafe,
         )
-        return cls(folder, settings, store)
+        return cls(folder, settings, store, origins)
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force now."""
+        return self.live.settings
+
+    def _use(self, settings: Settings) -> None:
+        self.state.safety = settings.safety.safety()
 
     def start(self) -> None:
         self.dispatcher.start()
@@ -353,7 +369,7 @@ class Controller:
                 await asyncio.wrap_future(self.store.submit(lambda _connection: None))
                 if self.store.statistics().queued_entries:
                     continue
-                self.state = self.pipeline.state = _restored(self.store, self.settings)
+                self.state = self.pipeline.state = _restored(self.store, self.live.safety)
             except StoreError as error:
                 _log.error("the store cannot be used; nothing is decided meanwhile", error=str(error))
                 await asyncio.sleep(_TICK)
@@ -421,9 +437,8 @@ def _agent_facts(hello: Hello) -> AgentFacts:
     )
 
 
-def _restored(store: Store, settings: Settings) -> State:
+def _restored(store: Store, safety: Safety) -> State:
     """The state that the journal gives: the last snapshot and every change after it, in their order."""
-    safety = settings.safety.safety()
     snapshot, changes = store.restore()
     state = State(safety) if snapshot is None else State.restore(snapshot, safety)
     for change in changes:
