@@ -21,14 +21,12 @@ from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
 from quell.api.roles import Permission
 from quell.api.services import Services
-from quell.channel.messages import JOIN_PATH, LINK_PATH, Welcome
+from quell.channel.messages import JOIN_PATH, LINK_PATH, Pause, Welcome
 from quell.controller.controller import Controller
 from quell.errors import QuellError
 
 #: Needs no token: its body holds the proof.
 _OPEN = frozenset((("POST", JOIN_PATH),))
-#: Requests a second that one caller may make for ever, and at once.
-_RATE, _BURST = 50.0, 100
 #: Close code of a WebSocket to a path that has none (RFC 6455: policy).
 _NO_SUCH = 1008
 
@@ -38,14 +36,17 @@ class App:
 
     def __init__(self, controller: Controller) -> None:
         self.auth = Auth(controller.store)
-        safety = controller.settings.safety
-        self.links = AgentLinks(controller, clock=time.time, welcome=lambda: Welcome(paused=safety.paused))
+        self.links = AgentLinks(
+            controller, clock=time.time, welcome=lambda: Welcome(paused=controller.settings.safety.paused)
+        )
+        controller.live.subscribe(lambda settings: self.links.tell(Pause(paused=settings.safety.paused)))
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
         self._page = Page(controller, self.auth)
         self._health = Health(controller)
         self._metrics = Metrics(controller, self.links)
         self._rest = rest(Services(controller=controller, auth=self.auth, links=self.links))
-        self._limit = RateLimit(_RATE, _BURST)
+        server = controller.settings.server
+        self._limit = RateLimit(server.rate_limit, server.rate_burst)
         # Litestar has names of its own for the same types.
         self._once = Idempotency(self._rest, controller.store)  # type: ignore[arg-type]
 
