@@ -89,6 +89,55 @@ def test_the_process_meant_dies_at_once(executor: Executor, victim: Victim) -> N
     assert 0 < float(str(outcome.facts["seconds_to_gone"])) < outcome.duration < 2
 
 
+def test_looking_ahead_does_nothing_and_the_order_finds_it_done(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    executor.prepare(order)
+    assert victim.is_alive
+    assert executor.execute(order).status is DONE
+    assert victim.process.wait(5) == -signal.SIGKILL
+
+
+def test_what_ended_after_the_look_ahead_is_gone(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    executor.prepare(order)
+    victim.process.kill()
+    victim.process.wait()
+    assert executor.execute(order).status is GONE
+
+
+def test_an_old_look_ahead_does_not_count(executor: Executor, tmp_path: Path) -> None:
+    """The process executes another program after it was looked at: it is proved again, and lives."""
+    ready = tmp_path / "ready"
+    victim = Victim(
+        *("/bin/sh", "-c", f"while [ ! -e {ready} ]; do sleep 0.01; done; exec sleep 300"), executable="/bin/sh"
+    )
+    try:
+        order = command(victim.facts())
+        executor.prepare(order)
+        ready.touch()
+        deadline = time.monotonic() + 10
+        while victim.facts().name != "sleep":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.1)
+        outcome = executor.execute(order)
+        assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
+        assert victim.is_alive
+    finally:
+        victim.process.kill()
+        victim.process.wait()
+
+
+def test_looks_ahead_that_nothing_follows_leave_no_handle(executor: Executor, victim: Victim) -> None:
+    facts = victim.facts()
+    executor.prepare(command(facts))
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(200):
+        executor.prepare(command(facts))
+    assert len(list(Path("/proc/self/fd").iterdir())) < opened + 40
+    assert victim.is_alive
+
+
 def test_what_a_detector_knows_is_enough(executor: Executor, victim: Victim) -> None:
     # Falco gives the start in epoch seconds, the path and the user.
     full = victim.facts()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from typing import NamedTuple
 
 from quell.agent.identity import disagreement, start_disagreement, too_fresh
 from quell.agent.kernel import Kernel
@@ -37,8 +39,21 @@ from quell.model.subject import NetworkTarget, ProcessTarget
 #: the kernel may never go, and the outcome says so.
 KILL_SECONDS = 2.0
 
+#: Seconds for which what was proved of a target holds: what it executes may have changed since.
+_PREPARED_SECONDS = 0.05
+#: Targets prepared at the same time.
+_MOST_PREPARED = 32
+
 #: What an action came to: status, reason, explanation, facts, and what the ledger shall note with it.
 _Result = tuple[OutcomeStatus, Reason | None, str, dict[str, str | int | float | list[int]], tuple[Closed | str, ...]]
+
+
+class _Prepared(NamedTuple):
+    """A target proved ahead: a handle of it, what it was, and when (monotonic seconds)."""
+
+    process: int
+    facts: Facts
+    at: float
 
 
 class Executor:
@@ -64,6 +79,7 @@ class Executor:
         self._paused = paused
         self._lock = threading.Lock()
         self._running: dict[str, threading.Event] = {}
+        self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
 
     def execute(self, command: Command) -> Outcome:
         """Do it, or say why not; a command that has ended is answered with its recorded outcome and not done again."""
@@ -82,6 +98,30 @@ class Executor:
             with self._lock:
                 del self._running[command.id]
             mine.set()
+
+    def prepare(self, command: Command) -> None:
+        """Look at the target of a command that may follow, and do nothing: executing it then finds that done.
+
+        Whatever speaks against it is found again, and told, by execute.
+        """
+        target = command.target
+        if not isinstance(target, ProcessTarget) or not isinstance(command.action, KillProcess):
+            return
+        try:
+            process, facts = self._find(target)
+        except (Refused, OSError):
+            return
+        unused, now = [], time.monotonic()
+        with self._lock:
+            if command.id in self._running or self.ledger.find(command.id) is not None:
+                unused.append(process)
+            else:
+                self._prepared[command.id] = _Prepared(process, facts, now)
+            for identifier, prepared in list(self._prepared.items()):
+                if len(self._prepared) > _MOST_PREPARED or now - prepared.at > _PREPARED_SECONDS:
+                    unused.append(self._prepared.pop(identifier).process)
+        for handle in unused:
+            self.kernel.close(handle)
 
     def resume(self) -> tuple[Outcome, ...]:
         """End what a crash interrupted: to be called once, before the first command."""
@@ -159,7 +199,7 @@ class Executor:
                 raise Refused(Reason.NO_TARGET, f"{word(action)} cannot be done to a {_kind(command)}")
 
     def _kill(self, command: Command, target: ProcessTarget) -> _Result:
-        process, facts = self._find(target)
+        process, facts = self._taken(command) or self._find(target)
         told = _told(facts)
         try:
             self.ledger.begin(command)
@@ -208,6 +248,17 @@ class Executor:
             return OutcomeStatus.GONE, Reason.GONE, "the network namespace is no longer there", facts, (target.key,)
         why = "" if done.opened else "another quarantine still holds it" if done.held else "nothing was closed"
         return OutcomeStatus.DONE, None, why, facts, (target.key,)
+
+    def _taken(self, command: Command) -> tuple[int, Facts] | None:
+        """The target as it was proved a moment ago, on a handle that can mean no other; None: prove it now."""
+        with self._lock:
+            prepared = self._prepared.pop(command.id, None)
+        if prepared is None:
+            return None
+        if time.monotonic() - prepared.at <= _PREPARED_SECONDS and not self.kernel.wait_ended(prepared.process, 0):
+            return prepared.process, prepared.facts
+        self.kernel.close(prepared.process)
+        return None
 
     def _find(self, target: ProcessTarget) -> tuple[int, Facts]:
         """A handle of exactly the process meant, and its facts; every reason against it is Refused."""

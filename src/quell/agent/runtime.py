@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import time
+from collections import OrderedDict
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,7 @@ from quell.agent.sensor import Sensor
 from quell.agent.watchlist import WatchList
 from quell.channel.envelope import verify
 from quell.channel.messages import (
+    Announced,
     EventAck,
     FromController,
     Hello,
@@ -57,6 +59,8 @@ from quell.model.subject import Subject
 
 #: Commands at the same time: a kill waits for its process to be gone, and others must not wait for that.
 _HANDS = 8
+#: Announced commands remembered; an older one is verified again when it is ordered.
+_MOST_ANNOUNCED = 64
 #: Seconds before a lease that could not be ended is tried again.
 _TRY_AGAIN = 5.0
 #: A lease is looked at this often at least, since the clock may be set.
@@ -165,6 +169,8 @@ class Agent:
             paused=self._is_paused,
         )
         self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="command")
+        #: Verified commands that are not ordered yet, by their envelope.
+        self._announced: OrderedDict[bytes, Command] = OrderedDict()
         self._lease_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.link = Link(options.address, identity, lambda: self._hello, self._on_welcome, self._on_message)
@@ -244,6 +250,8 @@ class Agent:
         match message:
             case Ordered(envelope=envelope):
                 self._order(envelope)
+            case Announced(envelope=envelope):
+                self._announce(envelope)
             case OutcomeAck(ids=ids):
                 self._hands.submit(self._acknowledge, ids)
             case EventAck(ids=ids):
@@ -253,14 +261,27 @@ class Agent:
             case _:
                 raise LinkError(f"unexpected {type(message).__name__}")
 
+    def _announce(self, envelope: bytes) -> None:
+        command = self._verified(envelope)
+        if command is not None:
+            self._announced[envelope] = command
+            while len(self._announced) > _MOST_ANNOUNCED:
+                self._announced.popitem(last=False)
+            self._hands.submit(self._executor.prepare, command)
+
     def _order(self, envelope: bytes) -> None:
+        # The very bytes that were verified need not be again; whether it has expired, the executor looks at in any case.
+        command = self._announced.pop(envelope, None) or self._verified(envelope)
+        if command is not None:
+            self._hands.submit(self._carry_out, command)
+
+    def _verified(self, envelope: bytes) -> Command | None:
         try:
-            command = verify(envelope, self._identity.controller_key, agent=self._identity.agent, now=time.time())
+            return verify(envelope, self._identity.controller_key, agent=self._identity.agent, now=time.time())
         except LinkError as error:
             _log.error("a command was not accepted", reason=str(error))
             self._notices.note("Agent.Command.Refused", f"{{count}} commands were not accepted: {_plain(error)}")
-            return
-        self._hands.submit(self._carry_out, command)
+            return None
 
     def _carry_out(self, command: Command) -> None:
         """In a thread of its own."""

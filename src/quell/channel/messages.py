@@ -4,7 +4,7 @@ The order of a link: the agent sends Hello; the controller answers Challenge; th
 Welcome (or Refused, and closes). From then on both sides send when they have something:
 
     agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen
-    controller → agent   Ordered, until an outcome of its command is reported; Pause
+    controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause
 
 Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
 """
@@ -115,6 +115,15 @@ class Pause(Struct, frozen=True, kw_only=True, tag="pause"):
     paused: bool
 
 
+class Announced(Struct, frozen=True, kw_only=True, tag="announced"):
+    """A signed command that is being written to disk: look at its target already, do nothing to it.
+
+    The same envelope follows as Ordered once it is on disk, or never.
+    """
+
+    envelope: bytes
+
+
 class Ordered(Struct, frozen=True, kw_only=True, tag="ordered"):
     """A signed command, see quell.channel.envelope."""
 
@@ -140,7 +149,7 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
 
 
 FromAgent = Hello | Proof | Observed | Reported | Seen
-FromController = Challenge | Welcome | Ordered | Pause | EventAck | OutcomeAck | Refused
+FromController = Challenge | Welcome | Announced | Ordered | Pause | EventAck | OutcomeAck | Refused
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()

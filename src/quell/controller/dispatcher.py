@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
 from quell.channel.envelope import sign
-from quell.channel.messages import FromController, Ordered, OutcomeAck
+from quell.channel.messages import Announced, FromController, Ordered, OutcomeAck
 from quell.errors import QuellError, StoreError
 from quell.model.action import AgentAction
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason, StateChange
@@ -36,6 +36,9 @@ _CHANNEL = "agent:"
 _GIVEN_UP = 10_000
 #: Envelopes of commands that are not yet on disk; those of commands that never came there are forgotten with the rest.
 _SIGNED = 1_000
+
+#: Commands waiting for an agent above which the next are not announced: it has enough to do.
+_ANNOUNCED = 8
 
 _log = structlog.get_logger(__name__)
 _encoder = msgspec.msgpack.Encoder()
@@ -141,10 +144,13 @@ class Dispatcher:
         self._links.clear()
 
     def prepare(self, command: Command) -> None:
-        """Sign a command that is on its way to the disk: then only sending is left when it is there."""
+        """Sign a command that is on its way to the disk and announce it, so that its agent looks at the target meanwhile."""
         if len(self._signed) >= _SIGNED:
             self._signed.clear()
-        self._signed[command.id] = sign(command, self._key)
+        envelope = self._signed[command.id] = sign(command, self._key)
+        link = self._links.get(command.agent)
+        if link is not None and len(self._pending.get(command.agent, ())) < _ANNOUNCED:
+            link.send(Announced(envelope=envelope))
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
         """Commands whose transaction has been committed; items of other channels are left alone."""
