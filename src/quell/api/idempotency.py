@@ -58,14 +58,16 @@ class Idempotency:
             request = _digest(scope, body)
             known = await self._known(key)
             if known is None:
-                answered, is_secret = await self._done(scope, body, receive, send, request)
+                answered, is_secret = await self._done(scope, body, receive, request)
+                # Kept before it is sent: whoever has the answer finds it again.
                 await self._keep(key, answered, is_secret=is_secret)
+                await _send(answered, send)
             elif known.request != request:
                 raise Refusal(
                     422, "this Idempotency-Key was used for another request; take a new one for a new request"
                 )
             else:
-                await _replay(known, send)
+                await _send(known, send, replayed=True)
         finally:
             self._running.discard(key)
 
@@ -76,10 +78,10 @@ class Idempotency:
         now = self._clock()
         return await asyncio.to_thread(self._store.read, lambda connection: idempotency.find(connection, *key, now))
 
-    async def _done(
-        self, scope: Scope, body: bytes, receive: Receive, send: Send, request: bytes
-    ) -> tuple[Answered, bool]:
-        status, headers, parts = 500, [], []
+    async def _done(self, scope: Scope, body: bytes, receive: Receive, request: bytes) -> tuple[Answered, bool]:
+        status = 500
+        headers: list[tuple[bytes, bytes]] = []
+        parts: list[bytes] = []
         given = False
 
         async def again() -> Message:
@@ -95,7 +97,6 @@ class Idempotency:
                 status, headers = message["status"], list(message["headers"])
             elif message["type"] == "http.response.body":
                 parts.append(message.get("body", b""))
-            await send(message)
 
         await self._app(scope, again, noted)
         handler = scope.get("route_handler")
@@ -148,7 +149,7 @@ async def _read(receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _replay(answered: Answered, send: Send) -> None:
-    headers = [*answered.headers, (b"idempotency-replayed", b"true")]
+async def _send(answered: Answered, send: Send, *, replayed: bool = False) -> None:
+    headers = [*answered.headers, (b"idempotency-replayed", b"true")] if replayed else answered.headers
     await send({"type": "http.response.start", "status": answered.status, "headers": headers})
     await send({"type": "http.response.body", "body": answered.body})
