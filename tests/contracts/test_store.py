@@ -34,7 +34,7 @@ from quell.model.decision import (
     Status,
 )
 from quell.model.event import Category, Event, Level
-from quell.model.subject import NetworkTarget, Process, ProcessTarget, Subject
+from quell.model.subject import Container, NetworkTarget, Pod, Process, ProcessTarget, Subject
 from quell.storage import rejects
 from quell.storage.records import Entry, OutboxItem, Reject, Retention, Settled
 from quell.storage.store import Store
@@ -212,6 +212,8 @@ PARTS: dict[str, Any] = {
         QuarantineHeld(target=NETWORK, holder="rule/8", until=9.5),
         QuarantineLetGo(key=NETWORK.key, holder="rule/9"),
     ),
+    "added": Subject(image="nginx:1.27", pod=Pod(labels={"app": "web"}), container=Container(id="c" * 64, name="web")),
+    "conflicts": ("image: the event says a, the inventory b",),
 }
 
 
@@ -227,6 +229,23 @@ def test_each_part_of_a_decision_is_kept_even_alone(store: Store, part: str) -> 
         stored = store.event(one.event.id)
         assert stored is not None
         assert stored.decision == one.decision
+
+
+def test_what_was_added_to_events_is_kept_beside_what_they_matched(store: Store) -> None:
+    first, second = PARTS["added"], Subject(node="n1")
+    entries = [
+        entry(added=first),
+        entry(),
+        entry(added=second, conflicts=PARTS["conflicts"]),
+        entry(added=first),
+        entry(added=first, matches=PARTS["matches"]),
+    ]
+    append(store, *entries)
+    for one in entries:
+        stored = store.event(one.event.id)
+        assert stored is not None
+        assert stored.decision == one.decision
+    assert [stored.id for stored in store.recent(10, decided=True)] == [entries[-1].event.id]
 
 
 def test_the_same_id_twice_is_one_event_and_its_first_decision(store: Store) -> None:

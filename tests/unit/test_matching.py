@@ -17,7 +17,7 @@ from quell.model.event import Category, Event, Kind, Level
 from quell.model.policy import Policy, PolicyType
 from quell.model.rule import Criterion, Group, GroupCriterion, Mode, Rule, Source
 from quell.model.subject import Container, Pod, Process, Subject
-from quell.response.state import State, Workload
+from quell.response.state import State
 
 NOW = 1_790_000_000.0
 
@@ -152,14 +152,16 @@ def test_details_are_decoded_only_when_a_candidate_needs_them_and_once() -> None
     assert len(decoded) == 1
 
 
-def test_inventory_fills_in_what_the_event_does_not_say_for_groups_only() -> None:
-    group = Group(name="g", criteria=(GroupCriterion(key="image", op="prefix", value="reg/"),))
-    bare = event(subject=Subject(container=Container(id="c1")))
-    index = compiled(rule(group="g"), rule(("image", "reg/*"), number=9), groups=(group,))
-    state = State()
-    assert evaluate(bare, index, state, NOW).matches == ()
-    state.set_workloads([Workload(id="c1", image="reg/web:1", labels={"a": "b"})])
-    assert [match.ref for match in evaluate(bare, index, state, NOW).matches] == ["rule/8"]
+def test_a_container_without_a_pod_is_known_by_its_own_labels_to_groups_and_criteria() -> None:
+    group = Group(name="g", criteria=(GroupCriterion(key="app", op="=", value="web"),))
+    index = compiled(rule(group="g"), rule(("label:app", "w*"), number=9), groups=(group,))
+    labels = {"app": "web"}
+    for subject, met in (
+        (Subject(container=Container(id="c1", labels=labels)), ["rule/8", "rule/9"]),
+        (Subject(container=Container(id="c1", labels=labels), pod=Pod(name="p")), []),
+        (Subject(container=Container(id="c1")), []),
+    ):
+        assert [match.ref for match in evaluate(event(subject=subject), index, State(), NOW).matches] == met
 
 
 def test_members_by_state_count_beside_criteria_and_change_at_once() -> None:

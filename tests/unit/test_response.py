@@ -207,14 +207,13 @@ def test_on_a_kubernetes_node_an_unknown_namespace_is_protected() -> None:
     ("subject", "key"),
     [
         (SUBJECT, "uid-1"),
-        (of(pod=None), "sandbox-1"),
+        (of(pod=None, container=Container(id="c1", sandbox="sandbox-1")), "sandbox-1"),
         (of(pod=None, container=Container(id="c2")), "c2"),
         (Subject(node="n1", process=msgspec.structs.replace(PROCESS, netns=99)), "process:boot-1:77:500"),
     ],
 )
 def test_a_quarantine_is_keyed_on_the_sandbox(subject: Subject, key: str) -> None:
     engine = Engine(rule(Quarantine()), agents=[agent(host_netns=1)])
-    engine.state.set_workloads([Workload(id="c1", sandbox="sandbox-1")])
     record = engine.one(event(subject=subject))
     assert record.status is Status.GRANTED
     assert isinstance(record.target, NetworkTarget)

@@ -10,6 +10,7 @@ from quell.catalogue.table import ACTIONS
 from quell.conformance.case import NODE, NOW, Case, Fields, Unreadable, differs, ours, read
 from quell.errors import DocumentError
 from quell.evaluate import evaluate
+from quell.inventory.enrichment import merged, missing
 from quell.matching.index import compile as compile_index
 from quell.model.action import SendWebhook
 from quell.model.decision import Decision, Status
@@ -27,7 +28,7 @@ from quell.model.details import (
     Vulnerability,
 )
 from quell.model.event import Category, Event, Kind, Level
-from quell.model.subject import Container, Pod, Process, Subject
+from quell.model.subject import Container, Process, Subject
 from quell.response.state import AgentFacts, State, Workload
 
 _DAY = 86400.0
@@ -238,15 +239,9 @@ def _subject(workload: str | None, state: State) -> Subject:
     """A workload that the case does not list is an ordinary managed container."""
     if not workload:
         return Subject(node=NODE)
-    known = state.workloads.get(workload, Workload(id=workload))
-    return Subject(
-        node=known.node or NODE,
-        namespace=known.namespace,
-        pod=None if known.labels is None else Pod(name=known.name, labels=known.labels),
-        container=Container(id=workload, name=known.name, host_network=known.host_network),
-        image=known.image,
-        service=known.service,
-    )
+    subject = Subject(container=Container(id=workload))
+    added = missing(subject, state.workloads.get(workload, Workload(id=workload, node=NODE)))
+    return subject if added is None else merged(subject, added)
 
 
 def _with_process(subject: Subject, process: Process) -> Subject:

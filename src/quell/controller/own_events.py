@@ -58,7 +58,12 @@ def own_event(identifier: str, name: str, subject: Subject, message: str, time: 
 
 def _subject(target: NetworkTarget, cause: Event | None) -> Subject:
     if cause is not None and cause.subject.node == target.node:
-        return cause.subject
+        container = cause.subject.container
+        if container is None:
+            return cause.subject
+        # The native form has no place for these two; the inventory fills them in again.
+        bare = msgspec.structs.replace(container, labels=None, sandbox=None)
+        return msgspec.structs.replace(cause.subject, container=bare)
     return Subject(
         node=target.node,
         container=None if target.container_id is None else Container(id=target.container_id),

@@ -16,6 +16,7 @@ import structlog
 from quell.clock import Clock
 from quell.controller.bodies import body
 from quell.controller.dispatcher import outbox_item
+from quell.controller.inventory import LiveInventory
 from quell.controller.notices import flag_notice, notice
 from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
@@ -48,16 +49,19 @@ class Pipeline:
         prepare: Callable[[Command], None],
         clock: Clock,
         on_failure: Callable[[], None],
+        inventory: LiveInventory,
     ) -> None:
         """offers: who takes outbox items once they are on disk; each leaves alone what is not its own.
         prepare: does what can be done for a command before it is on disk, while it is being written. on_failure: a
-        write did not succeed, so the state holds decisions that the journal does not.
+        write did not succeed, so the state holds decisions that the journal does not. inventory: fills in what an event does
+        not say of its workload.
 
         The store must run its callbacks on the event loop (Store.open's `call`).
         """
         self.state = state
         #: Nothing is decided: the state holds what the journal does not.
         self.suspended = False
+        self._inventory = inventory
         self.use(index)
         self._store = store
         self._offers = offers
@@ -72,6 +76,7 @@ class Pipeline:
         """Decide by these documents from the next event on."""
         self.index = index
         self._rules = {f"rule/{rule.id}": rule for rule in index.rules}
+        self._inventory.use(index)
 
     def submit(self, events: Sequence[Event]) -> asyncio.Future[None]:
         """Decide these events and queue them; the future is done when they are on disk.
@@ -85,8 +90,15 @@ class Pipeline:
         entries: list[Entry] = []
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         fresh, awaited = self._fresh(events, future)
+        enrich = self._inventory.enrich
         for event in fresh:
-            decision = evaluate(event, index, state, now)
+            enriched = enrich(event)
+            if enriched is None:
+                decision = evaluate(event, index, state, now)
+            else:
+                event, added, conflicts = enriched  # noqa: PLW2901 - from here on it is the event that is decided
+                decision = evaluate(event, index, state, now)
+                decision = msgspec.structs.replace(decision, added=added, conflicts=conflicts)
             if _is_bare(decision):
                 entries.append(Entry(event=event, decision=decision, own_id=not event.id_given))
             else:

@@ -1,60 +1,77 @@
-"""Which groups an event's subject is a member of. SEMANTICS section 2."""
+"""Which groups a workload is a member of. SEMANTICS section 2.
+
+A group is a bit. For each fact, the value of a workload gives the bits of the groups that it does not keep out; a
+workload is in the groups whose bits are left by all of its facts. Equality is one look-up for all groups; patterns are
+asked once for each value and remembered.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from quell.matching.patterns import regex, wildcard
-from quell.matching.reading import Known, Reading
+from quell.matching.reading import Reading
 from quell.model.details import CveReport, SecurityDetails
 from quell.model.event import Category
 from quell.model.rule import Group, GroupCriterion
-from quell.model.subject import Subject
 
 #: Groups that are always there: every workload, the hosts, what is not managed, everything.
 CONTAINERS, NODES, EXTERNAL, ALL = "containers", "nodes", "external", "all"
+RESERVED = (CONTAINERS, NODES, EXTERNAL, ALL)
+#: What the names of learned groups begin with.
+LEARNED = "nv."
 
-#: Facts of a workload, in the order of the tuple that groups are tested on and remembered by; labels follow.
+#: Facts of a workload; other keys are labels.
 _KEYS = ("container", "image", "node", "service", "namespace")
 _SAME = {"domain": "namespace"}
+_NAMESPACE_LABEL = "ns:"
+#: Answers that each memo keeps.
 _MEMO = 8192
 
-Facts = tuple[str | None, ...]
+Labels = Mapping[str, str] | None
+Facts = tuple[str | None, str | None, str | None, str | None, str | None]
 Holds = Callable[[str], bool]
 
 
 class Groups:
-    """The groups that documents define, compiled; a workload's memberships are remembered by its facts."""
+    """The groups that documents define, compiled."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         """ValueError: a criterion has an unknown operator or a pattern that cannot be read."""
-        named = {key for group in groups for criterion in group.criteria if (key := _fact(criterion.key)) not in _KEYS}
-        self._labels = tuple(sorted(key for key in named if not key.startswith("ns:")))
-        self._no_labels = (None,) * len(self._labels)
-        of_namespace = sorted(key for key in named if key.startswith("ns:"))
-        self._namespace_labels = tuple(key.removeprefix("ns:") for key in of_namespace)
-        places = {key: place for place, key in enumerate((*_KEYS, *self._labels, *of_namespace))}
-        self._groups = tuple((group.name, _compiled(group, places)) for group in groups if _selects(group))
-        self._memo: dict[Facts, tuple[str, ...]] = {}
+        selecting = [group for group in groups if _selects(group)]
+        self._named = tuple(group.name for group in selecting)
+        self._every = (1 << len(selecting)) - 1
+        tests: dict[str, list[tuple[int, tuple[GroupCriterion, ...]]]] = {}
+        for place, group in enumerate(selecting):
+            for key, criteria in _by_key(group).items():
+                tests.setdefault(_SAME.get(key, key), []).append((1 << place, criteria))
+        facts = {key: _Fact(tests.pop(key, ()), self._every) for key in _KEYS}
+        self._facts = tuple((place, fact) for place, fact in enumerate(facts.values()) if fact.tested)
+        of_namespace = {key: tests.pop(key) for key in list(tests) if key.startswith(_NAMESPACE_LABEL)}
+        self._labels = _Labels(tests, self._every)
+        self._namespace_labels = _Labels(
+            {key.removeprefix(_NAMESPACE_LABEL): some for key, some in of_namespace.items()}, self._every
+        )
+        self._memo: dict[tuple[int, str | None, str | None], tuple[str, ...]] = {}
 
     def read(self, reading: Reading) -> tuple[str, ...]:
         """The names of all groups that the event's subject is a member of."""
         subject = reading.subject
         if reading.identity.is_of_group:
             return (ALL,) if subject.group is None else (ALL, subject.group)
-        container = subject.container
-        if container is None:
-            if subject.pod is None:
-                return (ALL, NODES) if is_host(reading) else (ALL,)
-            facts = self._facts(subject, None, None)
-        else:
-            facts = self._facts(subject, container.name, reading.world.workloads.get(container.id))
-        names = self._memo.get(facts)
-        if names is None:
-            if len(self._memo) >= _MEMO:
-                self._memo.clear()
-            names = self._memo[facts] = self._names(facts)
+        container, pod = subject.container, subject.pod
+        if container is None and pod is None:
+            return (ALL, NODES) if is_host(reading) else (ALL,)
+        labels = pod.labels if pod is not None else container.labels if container is not None else None
+        facts = (
+            None if container is None else container.name,
+            subject.image,
+            subject.node,
+            subject.service,
+            subject.namespace,
+        )
+        names = self.of(facts, labels, subject.namespace_labels)
         if container is not None and (given := reading.world.groups_of(container.id)):
             names = (*names, *given)
         if reading.identity.lists_groups:
@@ -63,38 +80,118 @@ class Groups:
             names = tuple(group for group in names if group == ALL or group in listed)
         return names
 
-    def _facts(self, subject: Subject, name: str | None, known: Known | None) -> Facts:
-        """What the event says of its workload; what it does not say, from the inventory."""
-        pod = subject.pod
-        labels = None if pod is None else pod.labels
-        namespace_labels = subject.namespace_labels
-        if known is None:
-            facts: Facts = (name, subject.image, subject.node, subject.service, subject.namespace)
-        else:
-            facts = (
-                name or known.name,
-                subject.image or known.image,
-                subject.node or known.node,
-                subject.service or known.service,
-                subject.namespace or known.namespace,
-            )
-            labels = known.labels if labels is None else labels
-            namespace_labels = known.namespace_labels if namespace_labels is None else namespace_labels
-        if self._labels:
-            facts += tuple(map(labels.get, self._labels)) if labels else self._no_labels
-        if self._namespace_labels:
-            facts += tuple(map((namespace_labels or {}).get, self._namespace_labels))
-        return facts
+    def of(self, facts: Facts, labels: Labels, namespace_labels: Labels) -> tuple[str, ...]:
+        """The groups of a workload: reserved, learned and defined. facts: name, image, node, service, namespace."""
+        left = self._labels.left(labels) & self._namespace_labels.left(namespace_labels)
+        for place, fact in self._facts:
+            left &= fact.left(facts[place])
+        key = (left, facts[3], facts[4])
+        names = self._memo.get(key)
+        if names is None:
+            if len(self._memo) >= _MEMO:
+                self._memo.clear()
+            names = self._memo[key] = self._names(*key)
+        return names
 
-    def _names(self, facts: Facts) -> tuple[str, ...]:
-        service, namespace = facts[3], facts[4]
+    def _names(self, left: int, service: str | None, namespace: str | None) -> tuple[str, ...]:
         names = [ALL, CONTAINERS]
-        if service and namespace:
-            names.append(f"nv.{service}.{namespace}")
-            if service.endswith(f".{namespace}"):
-                names.append(f"nv.{service}")
-        names.extend(name for name, keys in self._groups if all(_meets(facts[place], tests) for place, tests in keys))
+        if service and (learned := learned_name(service, namespace)):
+            names.append(learned)
+            if namespace and service.endswith(f".{namespace}"):
+                names.append(f"{learned}.{namespace}")
+        while left:
+            lowest = left & -left
+            names.append(self._named[lowest.bit_length() - 1])
+            left ^= lowest
         return tuple(dict.fromkeys(names))
+
+
+def learned_name(service: str, namespace: str | None) -> str:
+    """The learned group of a service: nv.<service>.<namespace>, where there is a namespace and it is not said twice."""
+    return (
+        f"{LEARNED}{service}"
+        if not namespace or service.endswith(f".{namespace}")
+        else f"{LEARNED}{service}.{namespace}"
+    )
+
+
+class _Fact:
+    """What one fact says of all groups. every: the bits of all."""
+
+    __slots__ = ("_equal", "_every", "_memo", "_other", "_simple", "tested")
+
+    def __init__(self, tests: Iterable[tuple[int, tuple[GroupCriterion, ...]]], every: int) -> None:
+        """tests: a group's bit, and criteria of one key of it. ValueError."""
+        tests = list(tests)
+        bits = [bit for bit, _ in tests]
+        self._every = every
+        #: Groups that look at it at all; those that only ask whether it is one of some values.
+        self.tested = self._simple = 0
+        #: By value: those of them that are content with it.
+        self._equal: dict[str, int] = {}
+        self._other: list[tuple[int, _Tests]] = []
+        self._memo: dict[str, int] = {}
+        for bit, criteria in tests:
+            self.tested |= bit
+            if bits.count(bit) == 1 and all(map(_is_plain, criteria)):
+                self._simple |= bit
+                for criterion in criteria:
+                    self._equal[criterion.value] = self._equal.get(criterion.value, 0) | bit
+            else:
+                self._other.append((bit, _tests(criteria)))
+
+    def left(self, value: str | None) -> int:
+        """The groups that a workload with this value (None: without one) may still be in."""
+        if value is None:
+            return self._every & ~self.tested
+        left = self._memo.get(value)
+        if left is None:
+            left = self._every & ~self._simple | self._equal.get(value, 0)
+            for bit, tests in self._other:
+                if not _meets(value, tests):
+                    left &= ~bit
+            if len(self._memo) >= _MEMO:
+                self._memo.clear()
+            self._memo[value] = left
+        return left
+
+
+class _Labels:
+    """What all labels say of all groups; a group that looks at a label which is not there is left out."""
+
+    __slots__ = ("_every", "_facts", "_known", "_without")
+
+    def __init__(self, tests: Mapping[str, Iterable[tuple[int, tuple[GroupCriterion, ...]]]], every: int) -> None:
+        self._every = every
+        self._facts = {key: _Fact(some, every) for key, some in tests.items()}
+        self._without = every
+        for fact in self._facts.values():
+            self._without &= ~fact.tested
+        #: By the labels that are there and looked at: groups that look at no other.
+        self._known: dict[tuple[str, ...], int] = {(): self._without}
+
+    def left(self, labels: Labels) -> int:
+        if not labels or not self._facts:
+            return self._without
+        facts = self._facts
+        there = tuple([key for key in labels if key in facts])
+        left = self._known.get(there)
+        if left is None:
+            left = self._remembered(there)
+        for key in there:
+            left &= facts[key].left(labels[key])
+        return left
+
+    def _remembered(self, there: tuple[str, ...]) -> int:
+        absent = 0
+        for key, fact in self._facts.items():
+            if key not in there:
+                absent |= fact.tested
+        left = self._every & ~absent
+        if len(self._known) >= _MEMO:
+            self._known.clear()
+        self._known[there] = left
+        return left
 
 
 def is_host(reading: Reading) -> bool:
@@ -126,27 +223,33 @@ def _on_machine(reading: Reading) -> bool:
 _Tests = tuple[tuple[Holds, ...], tuple[Holds, ...]]
 
 
-def _fact(key: str) -> str:
-    return _SAME.get(key, key)
-
-
 def _selects(group: Group) -> bool:
     """An address selects no workload, and a group without criteria has no member."""
     return bool(group.criteria) and all(criterion.key != "address" for criterion in group.criteria)
 
 
-def _compiled(group: Group, places: dict[str, int]) -> tuple[tuple[int, _Tests], ...]:
+def _by_key(group: Group) -> dict[str, tuple[GroupCriterion, ...]]:
     """By key: domain and namespace compare the same fact, each as a key of its own."""
-    keys: dict[str, tuple[list[Holds], list[Holds]]] = {}
+    keys: dict[str, tuple[GroupCriterion, ...]] = {}
     for criterion in group.criteria:
-        positive, negative = keys.setdefault(criterion.key, ([], []))
-        (negative if criterion.op.startswith("!") else positive).append(_holds(criterion))
-    return tuple((places[_fact(key)], (tuple(some), tuple(every))) for key, (some, every) in keys.items())
+        keys[criterion.key] = (*keys.get(criterion.key, ()), criterion)
+    return keys
 
 
-def _meets(value: str | None, tests: _Tests) -> bool:
-    if value is None:
-        return False
+def _is_plain(criterion: GroupCriterion) -> bool:
+    value = criterion.value
+    return criterion.op == "=" and value != "any" and "*" not in value and "?" not in value
+
+
+def _tests(criteria: Iterable[GroupCriterion]) -> _Tests:
+    some: list[Holds] = []
+    every: list[Holds] = []
+    for criterion in criteria:
+        (every if criterion.op.startswith("!") else some).append(_holds(criterion))
+    return tuple(some), tuple(every)
+
+
+def _meets(value: str, tests: _Tests) -> bool:
     some, every = tests
     return (not some or any(holds(value) for holds in some)) and all(holds(value) for holds in every)
 

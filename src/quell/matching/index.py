@@ -111,7 +111,8 @@ class Index:
         self.policies = tuple(documents.policies)
         problems: list[Problem] = []
         groups = _compiled_groups(self.groups, problems)
-        self._groups = groups
+        #: The groups, for asking whose members workloads are.
+        self.memberships = groups
         ordered = sorted(self.rules, key=lambda rule: (rule.id, rule.name))
         compiled = [_compiled_rule(rule, rank, groups, problems) for rank, rule in enumerate(ordered)]
         self._policies = _compiled_policies(self.policies, problems)
@@ -172,7 +173,7 @@ class Index:
 
     def groups_of(self, event: Event, world: World, now: float = 0.0) -> tuple[str, ...]:
         """Names of the groups that the event's subject is a member of."""
-        return self._groups.read(_reading(event, world, now))
+        return self.memberships.read(_reading(event, world, now))
 
     def _find(self, reading: Reading) -> list[CompiledRule]:
         views, found = self._views, []

@@ -21,30 +21,9 @@ DAY = 86400.0
 _LETTERED = re.compile(r"[a-z]\.(\d.*)", re.DOTALL)
 
 
-class Known(Protocol):
-    """A workload as the inventory knows it (quell.response.facts.Workload)."""
-
-    @property
-    def name(self) -> str | None: ...
-    @property
-    def image(self) -> str | None: ...
-    @property
-    def node(self) -> str | None: ...
-    @property
-    def service(self) -> str | None: ...
-    @property
-    def namespace(self) -> str | None: ...
-    @property
-    def labels(self) -> dict[str, str] | None: ...
-    @property
-    def namespace_labels(self) -> dict[str, str] | None: ...
-
-
 class World(Protocol):
     """What matching reads of the state (quell.response.state.State)."""
 
-    @property
-    def workloads(self) -> Mapping[str, Known]: ...
     def groups_of(self, workload: str) -> tuple[str, ...]: ...
 
 
@@ -213,10 +192,11 @@ def _report(reading: Reading) -> tuple[str, ...]:
 
 def _label(key: str) -> Read:
     def read(reading: Reading) -> tuple[str, ...]:
-        pod = reading.subject.pod
-        if pod is None or pod.labels is None:
+        pod, container = reading.subject.pod, reading.subject.container
+        labels = pod.labels if pod is not None else container.labels if container is not None else None
+        if labels is None:
             return ()
-        value = pod.labels.get(key)
+        value = labels.get(key)
         return () if value is None else (value,)
 
     return read

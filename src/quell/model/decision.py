@@ -204,6 +204,10 @@ class Decision(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: Specific entries replaced these policy defaults: "policy/NAME/makeRedFlag".
     default_skipped: tuple[str, ...] = ()
     changes: tuple[StateChange, ...] = ()
+    #: What the inventory filled in before: the parts that the event did not have. A container is named by its full id.
+    added: Subject | None = None
+    #: Where event and inventory say different things; what the event says counts.
+    conflicts: tuple[str, ...] = ()
 
     @property
     def is_empty(self) -> bool:

@@ -37,6 +37,10 @@ class Container(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True)
     image_id: str | None = None
     #: True where the detector says that it is in the host's network namespace.
     host_network: bool | None = None
+    #: Its own labels, where it is in no pod; only the inventory gives them.
+    labels: dict[str, str] | None = None
+    #: Id of the container whose network namespace it shares; only the inventory gives it.
+    sandbox: str | None = None
 
 
 class Pod(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

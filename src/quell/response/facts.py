@@ -43,20 +43,40 @@ class AgentFacts(Struct, frozen=True, kw_only=True):
     protected_pids: frozenset[int] = frozenset()
 
 
-class Workload(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A container as the inventory knows it."""
+class Workload(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A container as the inventory knows it: what all its sources say, joined (quell.inventory.join)."""
 
     id: str
     name: str | None = None
     image: str | None = None
+    image_id: str | None = None
     node: str | None = None
+    cluster: str | None = None
+    #: See docs/inventory.md: a Kubernetes Service, else the owner, else a label, else the container's name.
     service: str | None = None
     namespace: str | None = None
+    #: The pod's; the container's own where it is in no pod.
     labels: dict[str, str] | None = None
     namespace_labels: dict[str, str] | None = None
+    pod_name: str | None = None
+    pod_uid: str | None = None
     #: Owner of the network namespace that it shares; None: its own.
     sandbox: str | None = None
     host_network: bool | None = None
+    runtime: str | None = None
+    #: Its first process, on its node.
+    pid: int | None = None
+    #: Epoch seconds.
+    started: float | None = None
+    running: bool = True
+    #: Since when no source sees it any more, epoch seconds; None: it is there.
+    gone: float | None = None
+    #: Nodes that sources say it is on, where they disagree: then nobody knows, and nothing of it counts.
+    contested: tuple[str, ...] = ()
+    #: Who says so.
+    sources: tuple[str, ...] = ()
+    #: The detector whose event is all that is known of it; "": an agent or Kubernetes says it.
+    taught_by: str = ""
 
 
 class Quarantined(Struct, kw_only=True, omit_defaults=True):

@@ -45,8 +45,6 @@ class _Snapshot(Struct, kw_only=True, omit_defaults=True):
     pending: dict[str, CommandExpected] = {}
     quarantines: dict[str, Quarantined] = {}
     refusals: dict[str, tuple[float, int]] = {}
-    workloads: dict[str, Workload] = {}
-    members: dict[str, list[str]] = {}
 
 
 class State:
@@ -64,7 +62,8 @@ class State:
         self.quarantines: dict[str, Quarantined] = {}
         #: Key "<owner>/<reason>/<subject>": (last flag, refusals counted since).
         self.refusals: dict[str, tuple[float, int]] = {}
-        self.workloads: dict[str, Workload] = {}
+        #: By full id; those of the inventory, which changes them as it learns.
+        self.workloads: Mapping[str, Workload] = {}
         #: Group: ids of workloads that are members whatever the group's criteria say.
         self.members: dict[str, set[str]] = {}
         self._memberships: dict[str, tuple[str, ...]] = {}
@@ -141,7 +140,7 @@ class State:
         return sorted(key for key, held in self.quarantines.items() if holder in held.holders)
 
     def snapshot(self) -> bytes:
-        """All of it but the agents, as JSON."""
+        """All of it but what comes from outside (agents, workloads, members), as JSON."""
         return msgspec.json.encode(
             _Snapshot(
                 cooldowns=self.cooldowns,
@@ -149,8 +148,6 @@ class State:
                 pending=self.pending,
                 quarantines=self.quarantines,
                 refusals=self.refusals,
-                workloads=self.workloads,
-                members={group: sorted(ids) for group, ids in self.members.items()},
             ),
             order="deterministic",
         )
@@ -161,8 +158,7 @@ class State:
         kept = msgspec.json.decode(snapshot, type=_Snapshot)
         state = cls(safety)
         state.cooldowns, state.spent, state.pending = kept.cooldowns, kept.spent, kept.pending
-        state.quarantines, state.refusals, state.workloads = kept.quarantines, kept.refusals, kept.workloads
-        state.set_members(kept.members)
+        state.quarantines, state.refusals = kept.quarantines, kept.refusals
         return state
 
     def _change(self, change: StateChange) -> None:

@@ -20,9 +20,12 @@ from quell.model.action import (
 from quell.model.decision import Reason
 from quell.model.details import CveReport, Details, Deviation, Endpoint, Role, SecurityDetails
 from quell.model.event import Category, Event, Kind
-from quell.model.subject import Container, NetworkTarget, PodTarget, Process, ProcessTarget, Subject, Target
+from quell.model.subject import Container, NetworkTarget, Pod, PodTarget, Process, ProcessTarget, Subject, Target
 from quell.response.facts import AgentFacts
 from quell.response.state import State
+
+#: Digits of a container's id by which runtimes and detectors shorten it.
+SHORT_ID = 12
 
 _PROCESS_ACTIONS = (KillProcess, KillProcessGroup, KillProcessTree, ReniceProcess)
 
@@ -75,6 +78,14 @@ def owner_of(subject: Subject) -> str:
         return subject_key(subject)
     process = subject.process
     return f"{subject.node or ''}:{(process.exe or process.name or '') if process is not None else ''}"
+
+
+def is_container(subject: Subject, identifier: str) -> bool:
+    """Whether the subject's container has this id: whole, or as detectors shorten it (12 digits or more)."""
+    if subject.container is None:
+        return False
+    whole = subject.container.id
+    return whole == identifier or (len(identifier) >= SHORT_ID and whole.startswith(identifier))
 
 
 def process_key(process: Process) -> str:
@@ -180,13 +191,11 @@ def _network(event: Event, details: Decoded, state: State) -> Aim:
             return _not_applicable(subject, "the process is in the host's own network namespace")
         if host_netns is None and refusal is None:
             refusal = Refusal(Reason.UNSUPPORTED, "the agent does not know the host's own network namespace")
-    known = state.workloads.get(container.id) if container is not None else None
-    sandbox = None if known is None else known.sandbox
-    if _shares_host_network(container, netns, host_netns) or (known is not None and known.host_network):
+    if _shares_host_network(container, netns, host_netns):
         refusal = Refusal(Reason.HOST_NETWORK, "it is in the host's own network namespace")
     target = NetworkTarget(
         node=_node(subject, agent),
-        key=_network_key(subject, sandbox, agent),
+        key=_network_key(subject, agent),
         container_id=None if container is None else container.id,
         pod_uid=None if pod is None else pod.uid,
         process=process,
@@ -202,14 +211,12 @@ def _shares_host_network(container: Container | None, netns: int | None, host_ne
     return container.host_network is True or (netns is not None and netns == host_netns)
 
 
-def _network_key(subject: Subject, sandbox: str | None, agent: AgentFacts | None) -> str:
+def _network_key(subject: Subject, agent: AgentFacts | None) -> str:
     """Pod UID, else the sandbox's owner, else the container, else the process itself (SEMANTICS section 4)."""
     if subject.pod is not None and subject.pod.uid:
         return subject.pod.uid
-    if sandbox:
-        return sandbox
     if subject.container is not None:
-        return subject.container.id
+        return subject.container.sandbox or subject.container.id
     if subject.pod is not None:
         return f"{subject.namespace}/{subject.pod.name}"
     process = subject.process or Process()
@@ -247,7 +254,7 @@ def _attacker(event: Event, security: SecurityDetails, state: State) -> tuple[Su
         client = connection.client
         if client is None or not client.image:
             return subject, "the client is not managed, and a server is not isolated for what a client does"
-        if client.workload and (subject.container is None or subject.container.id != client.workload):
+        if client.workload and not is_container(subject, client.workload):
             return _client(client, client.workload, subject, state), ""
     if security.role is Role.VICTIM:
         return subject, "it is the victim, not the attacker"
@@ -255,16 +262,27 @@ def _attacker(event: Event, security: SecurityDetails, state: State) -> tuple[Su
 
 
 def _client(client: Endpoint, workload: str, other: Subject, state: State) -> Subject:
-    """The client of a connection that the other side reported; where it runs, the inventory says, if it knows."""
+    """The client of a connection that the other side reported; where it runs, the inventory says, if it knows.
+
+    What only an event told of is not known: it could be made up, and would send the action to another machine.
+    """
     known = state.workloads.get(workload)
-    here = known is None or known.node is None or known.node == other.node
+    if known is not None and known.taught_by:
+        known = None
+    here = known is None or known.node == other.node or (known.node is None and not known.contested)
     return Subject(
         cluster=other.cluster,
         cluster_uid=other.cluster_uid,
         node=other.node if here else known.node if known is not None else None,
         machine_id=other.machine_id if here else None,
         namespace=client.namespace,
-        container=Container(id=workload, name=client.name),
+        pod=None if known is None or known.pod_uid is None else Pod(name=known.pod_name, uid=known.pod_uid),
+        container=Container(
+            id=workload,
+            name=client.name,
+            host_network=None if known is None else known.host_network,
+            sandbox=None if known is None else known.sandbox,
+        ),
         image=client.image,
         service=client.service,
     )

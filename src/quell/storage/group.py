@@ -6,7 +6,7 @@ thread later costs more of the interpreter lock than all the rest. The writer on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter, lt
 
 import msgspec
@@ -14,6 +14,7 @@ import zstandard
 from msgspec import Struct
 
 from quell.model.decision import Decision, Flag
+from quell.model.subject import Subject
 from quell.storage.records import Entry, OutboxItem, Stored
 
 #: At most so many events and bytes a row, so that looking up one event unpacks little.
@@ -40,6 +41,11 @@ class Columns(Struct, frozen=True, array_like=True):
     revisions: list[int]
     #: By place: decisions that are not empty.
     decisions: dict[int, Decision]
+    #: What the inventory added to events (Decision.added), each once, and by place of an empty decision: which of them.
+    subjects: list[Subject] = []
+    added: dict[int, int] = {}
+    #: By place of an empty decision (Decision.conflicts).
+    conflicts: dict[int, tuple[str, ...]] = {}
 
 
 class Chunk(Struct, frozen=True):
@@ -95,6 +101,7 @@ def _chunk(entries: Sequence[Entry]) -> Chunk:
         # Time and revision are columns; without any of these they are the whole record.
         if d.matches or d.actions or d.changes or d.suppressed or d.near_misses or d.default_skipped
     }
+    subjects, added = _added(decided, decisions)
     columns = Columns(
         received,
         list(map(_source, events)),
@@ -102,6 +109,9 @@ def _chunk(entries: Sequence[Entry]) -> Chunk:
         list(map(_time, decided)),
         list(map(_revision, decided)),
         decisions,
+        subjects,
+        added,
+        {n: d.conflicts for n, d in enumerate(decided) if d.conflicts and n not in decisions},
     )
     generated, supplied = _ids(entries)
     return Chunk(
@@ -116,6 +126,21 @@ def _chunk(entries: Sequence[Entry]) -> Chunk:
         [(n, flag) for n, entry in enumerate(entries) if entry.flags for flag in entry.flags],
         [(n, d) for n, d in decisions.items() if d.changes],
     )
+
+
+def _added(decided: Sequence[Decision], stored: Collection[int]) -> tuple[list[Subject], dict[int, int]]:
+    """Columns.subjects and Columns.added: what was added to a workload's events is one object for many of them."""
+    places: dict[int, int] = {}
+    subjects: list[Subject] = []
+    added: dict[int, int] = {}
+    for n, decision in enumerate(decided):
+        subject = decision.added
+        if subject is not None and n not in stored:
+            if id(subject) not in places:
+                places[id(subject)] = len(subjects)
+                subjects.append(subject)
+            added[n] = places[id(subject)]
+    return subjects, added
 
 
 def all_supplied(chunk: Chunk) -> Chunk:
@@ -139,6 +164,9 @@ def select(chunk: Chunk, places: Sequence[int]) -> Chunk:
         [old.times[n] for n in places],
         [old.revisions[n] for n in places],
         decisions,
+        old.subjects,
+        {new[n]: place for n, place in old.added.items() if n in new},
+        {new[n]: told for n, told in old.conflicts.items() if n in new},
     )
     return Chunk(
         len(places),
@@ -272,7 +300,14 @@ class Group:
         columns, n = self._places[place]
         decision = columns.decisions.get(n)
         if decision is None:
-            decision = Decision(event_id=event_id, time=columns.times[n], revision=columns.revisions[n])
+            at = columns.added.get(n)
+            decision = Decision(
+                event_id=event_id,
+                time=columns.times[n],
+                revision=columns.revisions[n],
+                added=None if at is None else columns.subjects[at],
+                conflicts=columns.conflicts.get(n, ()),
+            )
         return Stored(
             id=event_id,
             received=columns.received[n],
