@@ -12,9 +12,11 @@ from quell import __version__
 from quell.cli import (
     agents,
     backups,
+    doctor,
     documents,
     events,
     explain,
+    export,
     flags,
     processes,
     quarantines,
@@ -66,10 +68,12 @@ app.command()(documents.apply)
 app.command()(documents.get)
 app.command()(documents.delete)
 app.command()(documents.validate)
+app.command()(export.export)
 app.command()(explain.explain)
 app.command()(tokens.login)
 app.command()(backups.backup)
 app.command()(backups.restore)
+app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(events.app, name="events")
 app.add_typer(flags.app, name="flags")
