@@ -1,0 +1,209 @@
+"""How the cluster's API is reached: the pod's service account or a kubeconfig, both read by kr8s.
+
+Of kr8s only the reading of credentials is used: kubeconfigs, their exec plugins, service accounts. Its calls share one
+session that a refusal of one kind (403) closes under all others, its objects are parsed whole (87 ms of the event loop
+for 500 pods, 7 with msgspec and only the fields needed), and a Kubernetes newer than it knows makes it warn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import socket
+import ssl
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+from msgspec import Struct
+
+import quell
+from quell.controller.kubernetes.settings import KubernetesSettings
+from quell.secrets import Secret
+
+if TYPE_CHECKING:
+    from kr8s._auth import KubeAuth
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+#: A kubeconfig that leads kr8s to the service account, whatever else lies in the home folder.
+_IN_CLUSTER = {
+    "contexts": [{"name": "in-cluster", "context": {"cluster": "", "user": ""}}],
+    "current-context": "in-cluster",
+}
+
+#: A connection whose other end went away without a word is noticed after 20 + 3 * 10 seconds.
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+_CONNECT_SECONDS = 10.0
+#: An exec plugin may ask a cloud for a token.
+_READ_SECONDS = 60.0
+
+
+class CredentialsError(Exception):
+    """There are none, or they cannot be used; the text says why and what to do."""
+
+
+class Place(Struct, frozen=True, kw_only=True):
+    """Where the credentials lie. kubeconfig: files with : between; "" is the service account."""
+
+    kubeconfig: str = ""
+
+
+class Access(Struct, frozen=True, kw_only=True):
+    """What one reading of the credentials gave."""
+
+    server: str
+    cluster: str | None
+    token: Secret | None
+    context: ssl.SSLContext
+    proxy: str | None
+    #: The name in the server's certificate, where it is not the address's.
+    server_name: str | None
+
+    def client(self) -> httpx.AsyncClient:
+        """For one kind: connections of its own, so that no other suffers when they are closed.
+
+        Answers come unpacked: on a cluster's network the packing costs both sides more than the bytes. Environment
+        variables (HTTPS_PROXY) have no say; a kubeconfig's proxy-url has.
+        """
+        headers = {
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"quell/{quell.__version__}",
+        }
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token.reveal()}"
+        transport = httpx.AsyncHTTPTransport(verify=self.context, proxy=self.proxy, socket_options=_KEEPALIVE)
+        return httpx.AsyncClient(
+            base_url=self.server,
+            headers=headers,
+            transport=transport,
+            timeout=httpx.Timeout(60.0, connect=_CONNECT_SECONDS),
+            trust_env=False,
+        )
+
+    def extensions(self) -> dict[str, str]:
+        """What each request carries for the transport."""
+        return {"sni_hostname": self.server_name} if self.server_name else {}
+
+
+def find(
+    settings: KubernetesSettings, environment: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT
+) -> Place | None:
+    """Where to read credentials by these settings; None: there is no cluster here."""
+    if settings.enabled == "off":
+        return None
+    if settings.kubeconfig:
+        return Place(kubeconfig=settings.kubeconfig)
+    if "KUBERNETES_SERVICE_HOST" in environment and (service_account / "token").exists():
+        return Place()
+    if settings.enabled == "on":
+        # Not by default: a developer's kubeconfig leads to clusters that a Quell on that desk has nothing to do with.
+        usual = environment.get("KUBECONFIG") or "~/.kube/config"
+        if _exists(usual):
+            return Place(kubeconfig=usual)
+    return None
+
+
+class Credentials:
+    """Read once, and again when the API no longer takes them: tokens of service accounts and plugins run out."""
+
+    def __init__(self, place: Place, settings: KubernetesSettings, service_account: Path = SERVICE_ACCOUNT) -> None:
+        self._place = place
+        self._settings = settings
+        self._service_account = service_account
+        self._context = settings.context
+        self._access: Access | None = None
+        self._reading = asyncio.Lock()
+        #: The API's address as it was last read; "" before that.
+        self.server = ""
+
+    async def current(self) -> Access:
+        """CredentialsError if they cannot be read."""
+        async with self._reading:
+            if self._access is None:
+                self._access = await self._read()
+            return self._access
+
+    def refused(self, access: Access) -> None:
+        """The API did not take them (401): they are read again before the next use."""
+        if self._access is access:
+            self._access = None
+
+    async def _read(self) -> Access:
+        named = self._place.kubeconfig
+        if named and not _exists(named):
+            raise CredentialsError(f"kubeconfig {named}: there is no such file")
+        # Importing it takes a third of a second.
+        module = await asyncio.to_thread(importlib.import_module, "kr8s._auth")
+        auth: KubeAuth = module.KubeAuth(
+            kubeconfig=named or _IN_CLUSTER,
+            serviceaccount=str(self._service_account),
+            context=self._context or None,
+        )
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                await auth.reauthenticate()
+                context = await _tls(auth)
+        except Exception as error:  # noqa: BLE001 - kr8s lets through whatever its reading meets, KeyError among it
+            where = f"kubeconfig {named}" if named else f"service account {self._service_account}"
+            # Further lines of an error of the YAML reader quote the file, which holds secrets: hence no cause either.
+            first = f"{type(error).__name__}: {error}".partition("\n")[0]
+            what = f"it has no {error}" if isinstance(error, KeyError) else first
+            raise CredentialsError(f"{where} cannot be used: {what}") from None
+        finally:
+            _sweep(auth)
+        if named and not self._context:
+            # Whoever switches the file's current context must not switch the cluster under the inventory.
+            self._context = auth.active_context
+        self.server = auth.server
+        cluster = auth.kubeconfig.get_context(auth.active_context)["cluster"] if named else None
+        return Access(
+            server=auth.server,
+            cluster=self._settings.cluster or cluster or None,
+            token=Secret(auth.token.strip()) if auth.token else None,
+            context=context,
+            proxy=auth.proxy,
+            server_name=auth.tls_server_name,
+        )
+
+
+def _exists(kubeconfig: str) -> bool:
+    return any(Path(path).expanduser().exists() for path in kubeconfig.split(os.pathsep) if path)
+
+
+async def _tls(auth: KubeAuth) -> ssl.SSLContext:
+    context = await auth.ssl_context()  # type: ignore[no-untyped-call]
+    if not isinstance(context, ssl.SSLContext):
+        # Neither an authority nor a certificate is named: the system's authorities count. Tens of milliseconds.
+        return await asyncio.to_thread(ssl.create_default_context)
+    if context.verify_mode is not ssl.CERT_NONE and not auth.server_ca_file:
+        await asyncio.to_thread(context.load_default_certs)
+    return context
+
+
+def _sweep(auth: KubeAuth) -> None:
+    """Delete what kr8s leaves in the folder for temporary files: keys and certificates that stood in the kubeconfig."""
+    config = getattr(auth, "kubeconfig", None)
+    if config is None:
+        return
+    users = [user["user"] or {} for user in config.users]
+    clusters = [cluster["cluster"] or {} for cluster in config.clusters]
+    own = {
+        str(one[field])
+        for one in (*users, *clusters)
+        for field in ("client-key", "client-certificate", "certificate-authority")
+        if field in one
+    }
+    for file in (auth.client_key_file, auth.client_cert_file, auth.server_ca_file):
+        path = Path(file) if file else None
+        if path and str(path) not in own and path.parent == Path(tempfile.gettempdir()):
+            path.unlink(missing_ok=True)
