@@ -12,11 +12,12 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from quell.storage import changes, flags, journal, outbox, outcomes, packed
+from quell.storage import changes, flags, journal, outbox, outcomes, packed, seal
 from quell.storage.changes import Change
 from quell.storage.group import Chunk
 from quell.storage.journal import Appender
-from quell.storage.records import Settled
+from quell.storage.records import Noted, Settled
+from quell.storage.seal import Seal
 
 _COLUMNS = (
     "journal_rows",
@@ -30,6 +31,11 @@ _COLUMNS = (
     "outcome_bytes",
     "settled_ids",
     "changes",
+    "audit_rows",
+    "audit_bytes",
+    "head_n",
+    "head_hash",
+    "head_signature",
 )
 _VIEW = f"CREATE TEMP VIEW intake AS SELECT {', '.join(f'NULL AS {name}' for name in _COLUMNS)}"
 _TRIGGER = f"""
@@ -41,6 +47,8 @@ _TRIGGER = f"""
         {outcomes.INSERT.format(rows="new.outcome_rows", bytes="new.outcome_bytes")};
         {outbox.DELETE.format(ids="new.settled_ids")};
         {changes.INSERT.format(body="new.changes")};
+        {seal.INSERT.format(rows="new.audit_rows", bytes="new.audit_bytes")};
+        {seal.INSERT_HEAD.format(n="new.head_n", hash="new.head_hash", signature="new.head_signature")};
     END
 """
 _INSERT = f"INSERT INTO intake VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - literals
@@ -58,8 +66,9 @@ class Written(Struct, frozen=True):
 class Intake:
     """It belongs to the writing thread and its connection."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, seal: Seal) -> None:
         self._connection = connection
+        self._seal = seal
         connection.execute(_VIEW)
         connection.execute(_TRIGGER)
         self._appender = Appender(connection)
@@ -68,8 +77,8 @@ class Intake:
         """After a transaction was rolled back."""
         self._appender.resume()
 
-    def write(self, steps: Sequence[Sequence[Chunk] | Settled]) -> Written:
-        """Appends and outcomes, in the order they came in.
+    def write(self, steps: Sequence[Sequence[Chunk] | Settled], noted: Sequence[Noted] = ()) -> Written:
+        """Appends and outcomes, in the order they came in, with their entries of the audit log.
 
         All events go before all outcomes, which is the same: an outcome never comes before the outbox item it settles.
         The state changes keep their order.
@@ -84,21 +93,22 @@ class Intake:
                 made.append(step)
             else:
                 made += [decision for _ in step for _, decision in next(rest).changes]
-        if not chunks and not settled and not made:
+        if not chunks and not settled and not made and not noted:
             return Written(0, 0, 0)
         events = self._appender.rows(chunks) if chunks else None
         replay = changes.pack(made)
-        values: tuple[str | bytes | None, ...] = (
+        values: tuple[str | bytes | int | None, ...] = (
             *((None, None, None) if events is None else (events.rows, events.bytes, events.ids)),
             *outbox.rows([item for chunk in chunks for _, item in chunk.outbox]),
             *flags.rows([flag for chunk in chunks for _, flag in chunk.flags]),
             *outcomes.rows(settled),
             packed.texts([outcome.id for outcome in settled]) if settled else None,
             replay,
+            *self._seal.chained(noted),
         )
         self._connection.execute(_INSERT, values)
         return Written(
             sum([chunk.events for chunk in chunks]),
-            sum([len(value) for value in values if value is not None]),
+            sum([len(value) for value in values if isinstance(value, str | bytes)]),
             0 if replay is None else len(replay),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from quell.model.audit import AuditEntry
 from quell.model.decision import Decision, Flag, Outcome, StateChange
 from quell.model.event import Event
 
@@ -51,6 +52,15 @@ class Settled(Struct, frozen=True, gc=False, kw_only=True, tag="settled"):
 
     outcomes: tuple[Outcome, ...]
     changes: tuple[StateChange, ...] = ()
+
+
+class Noted(Struct, frozen=True, gc=False, kw_only=True):
+    """An entry of the audit log that is written with what it tells of. time: epoch seconds."""
+
+    entry: AuditEntry
+    time: float
+    #: (id, status) of the outcome it tells of: it is left out if that outcome is recorded already.
+    outcome: tuple[str, str] | None = None
 
 
 class Reject(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

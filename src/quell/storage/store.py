@@ -14,19 +14,22 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Self, TypeVar
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from quell.errors import QueueFull, StoreError, StoreFull
 from quell.model.decision import Flag, Outcome, StateChange
 from quell.storage import changes, flags, group, journal, outbox, outcomes, rejects, schema
 from quell.storage.changes import Change
 from quell.storage.lock import Lock
 from quell.storage.readers import Readers
-from quell.storage.records import Entry, OutboxItem, Reject, Retention, Settled, Statistics, Stored
+from quell.storage.records import Entry, Noted, OutboxItem, Reject, Retention, Settled, Statistics, Stored
 from quell.storage.writer import Appended, Done, Recorded, Snapshot, Writer, Written
 
 __all__ = [
     "Change",
     "Done",
     "Entry",
+    "Noted",
     "OutboxItem",
     "QueueFull",
     "Reject",
@@ -64,11 +67,13 @@ class Store:
         queue_entries: int = 100_000,
         call: Callable[[Callable[[], None]], object] | None = None,
         clock: Callable[[], float] = time.time,
+        key: Ed25519PrivateKey | None = None,
     ) -> Self:
         """Opens or creates the database at `path`, with folder 0700 and files 0600.
 
         call: runs the `done` callbacks of a commit, all in one call, such as `loop.call_soon_threadsafe`; without it
-        they run in the writing thread. clock: what retention measures age by, in epoch seconds. Raises StoreError if another process has the store, if it is from a newer
+        they run in the writing thread. clock: what retention measures age by, in epoch seconds. key: signs where the
+        audit log ends; None: nobody does. Raises StoreError if another process has the store, if it is from a newer
         version, or cannot be read.
         """
         path = Path(path)
@@ -89,6 +94,7 @@ class Store:
                     queue_entries=queue_entries,
                     call=call,
                     clock=clock,
+                    key=key,
                 )
             except BaseException:
                 connection.close()
@@ -122,8 +128,8 @@ class Store:
         """
         self._writer.check(entries, size + _ENTRY_BYTES * entries)
 
-    def append(self, entries: Sequence[Entry], done: Done) -> None:
-        """Writes events with decisions, outbox and flags: all of `entries` or none.
+    def append(self, entries: Sequence[Entry], done: Done, noted: Sequence[Noted] = ()) -> None:
+        """Writes events with decisions, outbox and flags: all of `entries` or none. noted: for the audit log.
 
         Returns at once. done(None) is called after the commit, done(StoreFull) or done(StoreError) if nothing of it was
         kept. An id the journal already has is left out: its first decision stands. Raises QueueFull, StoreError (closed).
@@ -131,19 +137,22 @@ class Store:
         self._writer.check(0, 0)
         chunks = group.chunks(entries)
         size = sum([len(chunk.body) for chunk in chunks]) + _ENTRY_BYTES * len(entries)
-        self._writer.put(Appended(done, len(entries), size, chunks))
+        self._writer.put(Appended(done, len(entries), size, chunks, noted))
 
-    def record_outcomes(self, recorded: Sequence[Outcome], done: Done, changes: Sequence[StateChange] = ()) -> None:
+    def record_outcomes(
+        self,
+        recorded: Sequence[Outcome],
+        done: Done,
+        changes: Sequence[StateChange] = (),
+        noted: Sequence[Noted] = (),
+    ) -> None:
         """Writes outcomes with the state changes that follow, and removes the outbox items of the same ids.
 
-        The same (id, status) again is written once. It is never refused for a full queue: it makes room.
+        The same (id, status) again is written once, and so are their entries of the audit log, `noted`. It is never
+        refused for a full queue: it makes room.
         """
-        self._writer.put(
-            Recorded(
-                done, len(recorded), 400 * len(recorded), Settled(outcomes=tuple(recorded), changes=tuple(changes))
-            ),
-            always=True,
-        )
+        settled = Settled(outcomes=tuple(recorded), changes=tuple(changes))
+        self._writer.put(Recorded(done, len(recorded), 400 * len(recorded), settled, noted), always=True)
 
     def write(self, change: Callable[[sqlite3.Connection], object], done: Done) -> None:
         """Runs change(connection) in the writing thread, in a transaction, in order with everything else.

@@ -17,6 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
 from quell import faults
@@ -25,8 +26,9 @@ from quell.storage import changes, checkpoint
 from quell.storage.checkpoint import Checkpoints
 from quell.storage.group import Chunk
 from quell.storage.intake import Intake
-from quell.storage.records import Retention, Settled, Statistics
+from quell.storage.records import Noted, Retention, Settled, Statistics
 from quell.storage.retention import Trimmer
+from quell.storage.seal import Seal
 
 Done = Callable[[StoreError | None], None]
 
@@ -50,6 +52,7 @@ class Appended(Struct, frozen=True):
     count: int
     size: int
     chunks: Sequence[Chunk]
+    noted: Sequence[Noted] = ()
 
 
 class Recorded(Struct, frozen=True):
@@ -57,6 +60,7 @@ class Recorded(Struct, frozen=True):
     count: int
     size: int
     settled: Settled
+    noted: Sequence[Noted] = ()
 
 
 class Written(Struct, frozen=True):
@@ -91,12 +95,14 @@ class Writer:
         queue_entries: int,
         call: Callable[[Callable[[], None]], object] | None,
         clock: Callable[[], float],
+        key: Ed25519PrivateKey | None,
     ) -> None:
         """It owns the connection from here on."""
         self._path = path
         self._connection = connection
         connection.execute(f"PRAGMA journal_size_limit={checkpoint.LIMIT_BYTES}")
-        self._intake = Intake(connection)
+        self._seal = Seal(connection, key, clock)
+        self._intake = Intake(connection, self._seal)
         self._trimmer = Trimmer(connection, retention)
         self._size_step = retention.size_step
         self._max_bytes = queue_bytes
@@ -277,6 +283,7 @@ class Writer:
         connection = self._connection
         if self._rolled_back:
             self._intake.resume()
+            self._seal.resume()
             self._replay_bytes = changes.waiting(connection)
             self._rolled_back = False
         points = list(dict.fromkeys(filter(None, map(_point, items))))
@@ -284,13 +291,16 @@ class Writer:
         single = all(isinstance(item, Appended | Recorded) for item in items)
         if not single:
             connection.execute("BEGIN IMMEDIATE")
+            self._seal.begin()
             events, replay = self._write_in_order(items)
+            self._seal.close()
         for name in points:
             faults.point(f"{name}.before-commit")
         if single:
             events, replay = self._write_in_order(items)
         else:
             connection.execute("COMMIT")
+        self._seal.commit()
         for name in points:
             faults.point(f"{name}.after-commit")
         self._events += events
@@ -301,21 +311,21 @@ class Writer:
         """Events written, and bytes of state changes since the snapshot."""
         events, replay = 0, self._replay_bytes
         steps: list[Sequence[Chunk] | Settled] = []
+        noted: list[Noted] = []
         for item in (*items, None):
-            if isinstance(item, Appended):
-                steps.append(item.chunks)
-                continue
-            if isinstance(item, Recorded):
-                steps.append(item.settled)
+            if isinstance(item, Appended | Recorded):
+                steps.append(item.chunks if isinstance(item, Appended) else item.settled)
+                noted += item.noted
                 continue
             if steps:
-                written = self._intake.write(steps)
+                written = self._intake.write(steps, noted)
                 events += written.events
                 replay += written.replay
                 self._log_bytes += written.size + COMMIT_BYTES
                 self._trim_bytes += written.size + COMMIT_BYTES
-                steps = []
+                steps, noted = [], []
             if isinstance(item, Written):
+                self._seal.open = True
                 item.change(self._connection)
             elif isinstance(item, Snapshot):
                 changes.put_snapshot(self._connection, item.state, self._clock())
