@@ -24,11 +24,13 @@ from msgspec import Struct
 
 from quell.channel.envelope import sign
 from quell.channel.messages import Announced, FromController, Ordered, OutcomeAck
+from quell.controller import audit_trail
 from quell.errors import QuellError, StoreError
 from quell.model.action import AgentAction
+from quell.model.audit import QUELL, AuditEntry
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason, StateChange
 from quell.storage import outbox
-from quell.storage.records import OutboxItem
+from quell.storage.records import Noted, OutboxItem
 from quell.storage.store import Store
 
 _CHANNEL = "agent:"
@@ -250,8 +252,9 @@ class Dispatcher:
             explanation=f"this version cannot read the command: {error}",
             time=self._clock(),
         )
+        entry = AuditEntry(actor=QUELL, verb="discard", kind="action", name=item.id, after=msgspec.to_builtins(outcome))
         try:
-            self._store.record_outcomes([outcome], _ignore)
+            self._store.record_outcomes([outcome], _ignore, noted=[self._noted(entry, outcome)])
         except QuellError as problem:
             _log.error("an outcome could not be recorded", command=item.id, error=str(problem))
 
@@ -271,9 +274,13 @@ class Dispatcher:
                 loop.call_soon_threadsafe(self._recorded, pending, outcome, given_up, error)
 
         try:
-            self._store.record_outcomes([outcome], done, self._changes(pending.command, outcome))
+            noted = self._noted(audit_trail.of_outcome(pending.command, outcome), outcome)
+            self._store.record_outcomes([outcome], done, self._changes(pending.command, outcome), [noted])
         except QuellError as error:
             self._recorded(pending, outcome, given_up, error)
+
+    def _noted(self, entry: AuditEntry, outcome: Outcome) -> Noted:
+        return Noted(entry=entry, time=self._clock(), outcome=(outcome.id, outcome.status.value))
 
     def _recorded(self, pending: _Pending, outcome: Outcome, given_up: bool, error: QuellError | None) -> None:
         command = pending.command

@@ -28,7 +28,7 @@ from quell.response.commands import commands
 from quell.response.flags import flags
 from quell.response.quarantine import Release
 from quell.response.state import State
-from quell.storage.records import Entry, OutboxItem
+from quell.storage.records import Entry, Noted, OutboxItem
 from quell.storage.store import Store
 
 #: Given ids remembered so that a repetition seldom needs a look into the database.
@@ -106,8 +106,11 @@ class Pipeline:
         self._append(entries, future)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
-    def submit_release(self, event: Event, release: Release) -> asyncio.Future[None]:
-        """Journal an event of Quell's own whose decision is to let go of quarantines, and send what follows."""
+    def submit_release(self, event: Event, release: Release, noted: Sequence[Noted] = ()) -> asyncio.Future[None]:
+        """Journal an event of Quell's own whose decision is to let go of quarantines, and send what follows.
+
+        noted: for the audit log, in the same transaction.
+        """
         self.check(1, len(event.raw))
         ordered = [msgspec.structs.replace(command, event_id=event.id) for command in release.commands]
         decision = Decision(
@@ -129,7 +132,7 @@ class Pipeline:
         )
         self.state.apply(decision)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future)
+        self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future, noted)
         return future
 
     def check(self, events: int, size: int) -> None:
@@ -138,7 +141,7 @@ class Pipeline:
             raise QueueFull("the state is being read back after a failed write", retry_after=1.0)
         self._store.check(events, size)
 
-    def _append(self, entries: list[Entry], future: asyncio.Future[None]) -> None:
+    def _append(self, entries: list[Entry], future: asyncio.Future[None], noted: Sequence[Noted] = ()) -> None:
         queued = [item for entry in entries if entry.outbox for item in entry.outbox]
         given = [entry.event.id for entry in entries if entry.event.id_given]
 
@@ -146,7 +149,7 @@ class Pipeline:
         def done(error: StoreError | None) -> None:
             self._written(future, queued, given, error)
 
-        self._store.append(entries, done)
+        self._store.append(entries, done, noted)
         for command in self._ordered:
             self._prepare(command)
         self._ordered.clear()

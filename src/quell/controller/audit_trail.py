@@ -1,0 +1,83 @@
+"""What the audit log says of actions: who asked, what was done to what, and what came of it.
+
+A target is named without its command line, its working directory and labels: these hold what is nobody's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+import msgspec
+
+from quell.model.action import word
+from quell.model.audit import QUELL, Actor, AuditEntry
+from quell.model.decision import Command, Outcome
+from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget, Target
+from quell.response.facts import Quarantined
+
+#: What is told of a process.
+_OF_PROCESS = ("pid", "start_ticks", "start_time", "boot_id", "name", "exe", "uid")
+
+
+def of_outcome(command: Command, outcome: Outcome) -> AuditEntry:
+    """An action with its outcome."""
+    told: dict[str, Any] = {
+        "command": command.id,
+        "event": command.event_id,
+        "asked_by": command.asked_by,
+        "agent": command.agent,
+        "target": _told(command.target),
+        "parameters": {name: value for name, value in msgspec.to_builtins(command.action).items() if name != "type"},
+        "ordered": command.issued,
+        "status": outcome.status.value,
+        "reason": None if outcome.reason is None else outcome.reason.value,
+        "explanation": outcome.explanation,
+        "ended": outcome.time,
+        "seconds": outcome.duration,
+        "facts": outcome.facts,
+    }
+    return AuditEntry(
+        actor=asker(command.asked_by),
+        verb=word(command.action),
+        kind="action",
+        name=name_of(command.target),
+        after={name: value for name, value in told.items() if value not in (None, "", {}, ())},
+    )
+
+
+def of_release(actor: Actor, key: str, held: Quarantined) -> AuditEntry:
+    """A person ends a quarantine; what came of the command is an entry of its own."""
+    before = {"holders": dict(held.holders), "since": held.since, "target": _told(held.target)}
+    return AuditEntry(actor=actor, verb="release", kind="quarantine", name=key, before=before)
+
+
+def asker(asked_by: Sequence[str]) -> Actor:
+    """The person or token that asked; Quell itself where rules, policies or a lease did."""
+    for one in asked_by:
+        kind, _, name = one.partition("/")
+        if kind in ("user", "token"):
+            return Actor(kind=kind, name=name)
+    return QUELL
+
+
+def name_of(target: Target) -> str:
+    """What the target is called in a list, such as node-1/nc[4711]."""
+    match target:
+        case ProcessTarget(node=node, process=process):
+            return f"{node}/{process.name or process.exe or 'process'}[{process.pid}]"
+        case NetworkTarget(key=key):
+            return key
+        case PodTarget():
+            return "/".join(part for part in (target.namespace, target.name or target.uid) if part)
+        case _:
+            assert_never(target)
+
+
+def _told(target: Target) -> dict[str, Any]:
+    told: dict[str, Any] = msgspec.to_builtins(target)
+    process: Process | None = None if isinstance(target, PodTarget) else target.process
+    if process is not None:
+        values = {name: getattr(process, name) for name in _OF_PROCESS}
+        told["process"] = {name: value for name, value in values.items() if value is not None}
+    return told
