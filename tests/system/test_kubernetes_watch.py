@@ -24,7 +24,8 @@ from tests.support.kubernetes.watching import QUICK, Watched, watching
 from quell.controller.kubernetes.reflector import KINDS, KindStatus, Pace
 from quell.controller.kubernetes.settings import KubernetesSettings
 from quell.controller.kubernetes.watch import State
-from quell.model.sighting import Gone
+from quell.inventory.inventory import Inventory
+from quell.model.sighting import Gone, Sightings
 
 TOKEN = "the-token-of-quell"
 NEEDED = permissions("get list watch", "nodes namespaces pods services")
@@ -102,6 +103,27 @@ def test_changes_are_told_as_they_happen(standin: StandIn, tmp_path: Path) -> No
         standin.cluster.delete("services", "web", "shop")
         watched.wait(lambda: not watched.known("service"), "the end of the service")
         assert watched.lists("pod") == 1, "what was told came by the watch"
+
+
+def test_the_inventory_joins_what_the_watch_tells(standin: StandIn, tmp_path: Path) -> None:
+    with by_token(standin, tmp_path) as watched:
+        synced(watched)
+        standin.cluster.delete("pods", "web-5d9c7b6f4-bbbbb", "shop")
+        standin.cluster.label("namespaces", "shop", {"env": "test"})
+        watched.wait(lambda: len(watched.pods()) == 1, "the end of a pod")
+        watched.wait(lambda: watched.known("namespace")["shop"].labels == {"env": "test"}, "the namespace's label")
+        told = list(watched.told)
+    inventory = Inventory()
+    for one in told:
+        inventory.take(one, 1.0)
+    there = [workload for workload in inventory.workloads.values() if workload.gone is None]
+    assert [workload.id for workload in there] == [container_id("web-5d9c7b6f4-aaaaa")]
+    (workload,) = there
+    assert (workload.service, workload.namespace, workload.node) == ("web", "shop", "node-1")
+    assert (workload.labels, workload.namespace_labels) == (WEB, {"env": "test"})
+    assert (workload.image, workload.cluster, workload.host_network) == ("registry.example/web:1.4", "blue", False)
+    assert inventory.is_kubernetes("node-1")
+    assert inventory.refused == 0
 
 
 def test_a_pod_that_takes_the_place_of_another_is_another(standin: StandIn, tmp_path: Path) -> None:
@@ -424,3 +446,15 @@ def test_an_answer_of_another_form_is_a_fault_and_not_the_end(standin: StandIn, 
         standin.cluster.delete("services", "odd", "shop")
         synced_again = "shop/web"
         watched.wait(lambda: synced_again in watched.known("service"), "the services")
+
+
+def test_who_takes_the_sightings_and_fails_ends_the_watch_and_not_the_controller(
+    standin: StandIn, tmp_path: Path
+) -> None:
+    def fail(_told: Sightings) -> None:
+        raise RuntimeError("the taker has a fault")
+
+    file = kubeconfig(tmp_path / "kubeconfig", standin.url, user={"token": TOKEN})
+    with watching(KubernetesSettings(kubeconfig=str(file)), taker=fail) as watched:
+        watched.wait(lambda: watched.status().state is State.DISCONNECTED and bool(watched.status().missing), "the end")
+        assert "the Kubernetes watch ended by an error of its own: RuntimeError" in watched.status().missing[0]

@@ -79,12 +79,21 @@ def watching(
     service_account: Path = Path("/nonexistent"),
     pace: Pace = QUICK,
     page: int = 250,
+    taker: Callable[[Sightings], None] = lambda _told: None,
 ) -> Iterator[Watched]:
-    """For as long as the block lasts. environment: nothing of this process's own unless it is given."""
+    """For as long as the block lasts. environment: nothing of this process's own unless it is given.
+
+    taker: is told as well, before what it was told is kept.
+    """
     told: list[Sightings] = []
+
+    def take(one: Sightings) -> None:
+        taker(one)
+        told.append(one)
+
     watch = KubernetesWatch(
         settings,
-        told.append,
+        take,
         environment=environment or {},
         service_account=service_account,
         pace=pace,

@@ -182,6 +182,8 @@ def _exists(kubeconfig: str) -> bool:
 
 async def _tls(auth: KubeAuth) -> ssl.SSLContext:
     context = await auth.ssl_context()  # type: ignore[no-untyped-call]
+    if not auth.server.startswith("https:"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # such as of `kubectl proxy`; nothing asks for it
     if not isinstance(context, ssl.SSLContext):
         # Neither an authority nor a certificate is named: the system's authorities count. Tens of milliseconds.
         return await asyncio.to_thread(ssl.create_default_context)
