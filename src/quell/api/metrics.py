@@ -174,7 +174,7 @@ class Metrics(Collector):
         store = self._controller.store
         revision = self._controller.pipeline.index.revision
         if self._loaded[0] != revision:
-            documents = _counted(name_of(thing)[0] for thing in self._controller.documents())
+            documents = _counted(name_of(kept.thing)[0] for kept in self._controller.documents())
             rules = _counted(_mode(rule) for rule in self._controller.pipeline.index.rules)
             self._loaded = (revision, documents, rules)
         asked = Asked(

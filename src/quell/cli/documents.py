@@ -3,39 +3,84 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quell.cli.connection import connect
-from quell.cli.output import Format, Output, console, print_data, print_rows
+from quell.cli.output import Format, Output, console, print_data, print_rows, visible
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from quell.client.documents import Change
     from quell.documents.load import Documents
+    from quell.errors import Problem
 
-Kind = Annotated[str, typer.Argument(help="ResponseRule, Group, Webhook or Policy; or rules, groups, ...")]
+Kind = Annotated[str, typer.Argument(help="ResponseRule, Group, Webhook, Policy or Ruleset; or rules, groups, ...")]
 Files = Annotated[
     list[str], typer.Option("-f", "--file", help="A YAML file, a folder of them, or - for standard input.")
 ]
 
 _VERB_STYLE = {"created": "green", "configured": "yellow", "deleted": "red", "unchanged": "dim"}
+_DIFF_STYLE = {"+": "green", "-": "red", "@": "cyan"}
+#: What stands between the texts of two files.
+_BETWEEN = "\n---\n"
 
 
 def apply(
     context: typer.Context,
     file: Files,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change and change nothing.")] = False,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source",
+            help="By what name these are applied, such as git/prod. What is applied by a name belongs to it.",
+            show_default=False,
+        ),
+    ] = "",
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Also delete what the same source applied before and is not here any more.")
+    ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also change documents that belong to another source.")
+    ] = False,
+    unquarantine: Annotated[
+        bool, typer.Option("--unquarantine", help="End the quarantines of rules that are disabled or deleted by this.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, as a diff, and change nothing.")
+    ] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Create or change documents: all of them, or none if one is wrong."""
+    """Create or change documents: all of them, or none if one is wrong. The same again changes nothing.
+
+    With --source and --prune a folder is the whole truth about its source: what is taken out of it is deleted, what
+    others applied stays.
+    """
     texts, documents = read_documents(file)
+    if prune and not source:
+        raise typer.BadParameter("--prune needs --source NAME: only what that source applied is deleted")
+    from quell.errors import ApiError
+
     with connect(context) as client:
-        changes = client.documents.apply("\n---\n".join(texts).encode(), dry_run=dry_run)
+        try:
+            changes = client.documents.apply(
+                _BETWEEN.join(texts.values()).encode(),
+                dry_run=dry_run,
+                source=source,
+                prune=prune,
+                take_over=take_over,
+                unquarantine=unquarantine,
+            )
+        except ApiError as error:
+            problems = [_placed(problem, texts) for problem in error.problems]
+            raise ApiError(error.status, error.title, error.detail, problems) from error
     _print_changes(changes, output, note=" (dry run)" if dry_run else "")
-    _print_warnings(documents)
+    _print_warnings(documents.warnings)
 
 
 def validate(
@@ -45,8 +90,8 @@ def validate(
     _, documents = read_documents(files)
     from quell.documents.references import check
 
-    check(documents)
-    _print_warnings(documents)
+    pending = check(documents)
+    _print_warnings((*documents.warnings, *(problem for _, problem in pending)))
     counts = {
         ("rule", "rules"): len(documents.rules),
         ("group", "groups"): len(documents.groups),
@@ -104,31 +149,46 @@ def delete(
     _print_changes(changes, output)
 
 
-def read_documents(names: list[str]) -> tuple[list[str], Documents]:
-    """The texts as they are, and what they say; DocumentError with all problems of all files."""
+def read_documents(names: list[str]) -> tuple[dict[str, str], Documents]:
+    """The texts as they are, by file, and what they say; DocumentError with all problems of all files."""
     from quell.documents.load import load_paths, load_text
     from quell.errors import DocumentError, Problem
 
     if names == ["-"]:
         text = sys.stdin.read()
-        return [text], load_text(text, "standard input")
+        return {"standard input": text}, load_text(text, "standard input")
     paths = [Path(name) for name in names]
     missing = [Problem(file=str(path), message="no such file or folder") for path in paths if not path.exists()]
     if missing:
         raise DocumentError(missing)
     files = [file for path in paths for file in ([path] if path.is_file() else _documents_in(path))]
-    return [file.read_text() for file in files], load_paths(paths)
+    return {str(file): file.read_text() for file in files}, load_paths(paths)
 
 
 def _documents_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.suffix in {".yaml", ".yml"})
 
 
-def _print_warnings(documents: Documents) -> None:
-    if documents.warnings:
+def _placed(problem: Problem, texts: dict[str, str]) -> Problem:
+    """A problem of the texts joined, at its place in the file that it is in."""
+    import msgspec
+
+    if problem.file or not problem.line:
+        return problem
+    line = problem.line
+    for file, text in texts.items():
+        lines = (text + _BETWEEN).count("\n")
+        if line <= lines:
+            return msgspec.structs.replace(problem, file=file, line=line)
+        line -= lines
+    return problem
+
+
+def _print_warnings(warnings: Sequence[Problem]) -> None:
+    if warnings:
         from quell.cli.problems import print_problems
 
-        print_problems(console(error=True), documents.warnings, kind="warning")
+        print_problems(console(error=True), warnings, kind="warning")
 
 
 def _print_changes(changes: list[Change], output: Format, note: str = "") -> None:
@@ -146,7 +206,15 @@ def _print_changes(changes: list[Change], output: Format, note: str = "") -> Non
             )
         )
         for warning in change.warnings:
-            screen.print(Text.assemble("  ", ("warning", "yellow"), f": {warning}"))
+            screen.print(Text.assemble("  ", ("warning", "yellow"), f": {visible(warning)}"), soft_wrap=True)
+        for line in change.diff.splitlines():
+            screen.print(_coloured(line), soft_wrap=True)
+
+
+def _coloured(line: str) -> Text:
+    from rich.text import Text
+
+    return Text(f"  {visible(line)}", _DIFF_STYLE.get(line[:1], ""))
 
 
 def _spec(document: dict[str, Any]) -> dict[str, Any]:

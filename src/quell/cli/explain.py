@@ -63,7 +63,7 @@ def _imagine(files: list[str], event_file: str, detector: str, *, near_misses: b
     import msgspec
 
     from quell.cli.documents import read_documents
-    from quell.controller.rulebook import as_documents, plan_apply
+    from quell.controller.rulebook import alone
     from quell.detectors import DETECTORS
     from quell.evaluate import evaluate
     from quell.matching.index import compile  # noqa: A004 - the word of the design
@@ -72,8 +72,7 @@ def _imagine(files: list[str], event_file: str, detector: str, *, near_misses: b
     if detector not in DETECTORS:
         raise typer.BadParameter(f"there are {', '.join(DETECTORS)}; got {detector}", param_hint="--detector")
     _, documents = read_documents(files)
-    _, numbered = plan_apply({}, documents)
-    index = compile(as_documents(numbered.values()), revision=1)
+    index = compile(alone(documents), revision=1)
     raw = sys.stdin.buffer.read() if event_file == "-" else Path(event_file).read_bytes()
     event = DETECTORS[detector].decode(raw.strip(), id=None, received=time.time())
     if event.time is not None:

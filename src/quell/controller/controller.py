@@ -17,10 +17,11 @@ from quell.channel.keys import load_or_create_key
 from quell.channel.messages import Hello, Seen
 from quell.configuration import Origin
 from quell.controller.dispatcher import Dispatcher
+from quell.controller.editing import Changed, Editing
 from quell.controller.live_settings import LiveSettings
 from quell.controller.own_events import after_outcome, makes_event, own_event
 from quell.controller.pipeline import Pipeline
-from quell.controller.rulebook import KINDS, Change, Key, Thing, as_documents, kind_of, name_of, plan_apply, plan_delete
+from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of
 from quell.controller.webhooks import Webhooks
 from quell.detectors import DETECTORS
 from quell.documents.load import Documents
@@ -28,7 +29,10 @@ from quell.durations import parse_duration
 from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
 from quell.ids import uuid7
-from quell.matching.index import compile  # noqa: A004 - the word of the design
+from quell.matching.index import (
+    Index,
+    compile,  # noqa: A004 - the word of the design
+)
 from quell.model.action import word
 from quell.model.decision import Command, Outcome, StateChange
 from quell.model.event import Event
@@ -38,9 +42,7 @@ from quell.response.quarantine import Release, let_go, run_out
 from quell.response.state import AgentFacts, Safety, State
 from quell.settings import Settings
 from quell.storage import agents as stored_agents
-from quell.storage import documents as stored_documents
 from quell.storage import flags as stored_flags
-from quell.storage import key_values
 from quell.storage import rejects as stored_rejects
 from quell.storage.records import Reject, Retention, Stored
 from quell.storage.store import Store
@@ -49,9 +51,6 @@ from quell.storage.store import Store
 _TICK = 1.0
 #: Bytes of state changes after which a snapshot is taken.
 _REPLAY_BYTES = 4 << 20
-
-#: Under which the store keeps how often the documents were changed.
-_REVISION = "documents.revision"
 
 #: What an agent's hello says beside who it is.
 _SAID = ("version", "boot_id", "boot_time", "capabilities", "limits", "host_netns")
@@ -69,11 +68,13 @@ class Controller:
         self.live.subscribe(self._use)
         self.signing_key = load_or_create_key(folder / "controller.key")
         self.state = _restored(store, self.live.safety)
-        self._things: dict[Key, Thing] = {
-            (kept.kind, kept.name): msgspec.json.decode(kept.body, type=KINDS[kept.kind])
-            for kept in store.read(stored_documents.all_of)
-        }
-        self._applying = asyncio.Lock()
+        self.rulebook = Editing(
+            store,
+            time.time,
+            held=self._holdings,
+            use=self._decide_by,
+            release=lambda holder, why: self._release(let_go(self.state, time.time(), holder=holder), why),
+        )
         #: What each enrolled agent last said of itself, by id.
         self._agents = {agent.id: hello for agent in store.read(stored_agents.all_of) if (hello := _hello(agent))}
         self._linked: set[str] = set()
@@ -86,14 +87,13 @@ class Controller:
             changes=self._settled,
             on_failure=self._write_failed,
         )
-        documents = as_documents(self._things.values())
+        documents = self.rulebook.documents
         self.webhooks = Webhooks(
             store, {webhook.name: webhook for webhook in documents.webhooks}, settings.webhooks, time.time
         )
-        revision = store.read(lambda connection: key_values.get(connection, _REVISION))
         self.pipeline = Pipeline(
             store,
-            compile(documents, revision=int(revision or b"0")),
+            compile(documents, revision=self.rulebook.revision),
             self.state,
             [self.dispatcher.offer, self.webhooks.offer],
             self.dispatcher.prepare,
@@ -175,70 +175,34 @@ class Controller:
 
     # ---- documents
 
-    def documents(self, kind: str | None = None, name: str | None = None) -> list[Thing]:
-        """KeyError: no such kind."""
+    def documents(self, kind: str | None = None, name: str | None = None, source: str | None = None) -> list[Kept]:
+        """Those in force, by kind and name. KeyError: no such kind."""
         wanted = kind_of(kind) if kind is not None else None
         return [
-            thing
-            for (its_kind, its_name), thing in sorted(self._things.items())
-            if wanted in (None, its_kind) and name in (None, its_name)
+            kept
+            for key, kept in self.rulebook.kept.items()
+            if wanted in (None, key.kind) and name in (None, key.name) and source in (None, kept.source)
         ]
 
-    async def apply(self, documents: Documents, *, dry_run: bool = False) -> list[Change]:
-        """All of them or none. DocumentError, StoreError."""
-        async with self._applying:
-            changes, after = plan_apply(self._things, documents)
-            if not dry_run:
-                await self._replace(after)
-        return changes
+    async def apply(self, documents: Documents) -> Changed:
+        """By Quell itself, and by no source. Editing.apply is what others go through."""
+        return await self.rulebook.apply(Application(documents=documents), Editor())
 
-    async def delete(self, kind: str, name: str, *, unquarantine: bool = False, force: bool = False) -> list[Change]:
-        """KeyError: there is none. DocumentError: something refers to it. unquarantine: let go of what it isolated."""
-        async with self._applying:
-            changes, after = plan_delete(self._things, kind_of(kind), name, force=force)
-            await self._replace(after)
-        remaining = []
-        for change in changes:
-            holder = f"rule/{change.id}" if change.kind == "ResponseRule" else f"policy/{change.name}"
-            held = self.state.held_by(holder)
-            if unquarantine:
-                await self._release(
-                    let_go(self.state, time.time(), holder=holder), f"{change.kind} {change.name} was deleted"
-                )
-            warnings = () if unquarantine else tuple(f"{key} stays in quarantine, held by {holder}" for key in held)
-            remaining.append(msgspec.structs.replace(change, warnings=warnings))
-        return remaining
+    async def delete(self, kind: str, name: str) -> Changed:
+        """By Quell itself. KeyError: there is none. DocumentConflict: something refers to it."""
+        return await self.rulebook.delete(Key(kind_of(kind), name), Editor())
 
-    async def _replace(self, after: dict[Key, Thing]) -> None:
-        before, things = self._things, list(after.values())
-        put = [thing for key, thing in after.items() if before.get(key) is not thing]
-        gone = [key for key in before if key not in after]
-        if not put and not gone:
-            return
-        revision = self.pipeline.index.revision + 1
-        index = compile(as_documents(things), revision=revision)
-        kept = [
-            stored_documents.Document(
-                kind=name_of(thing)[0],
-                name=thing.name,
-                id=getattr(thing, "id", 0),
-                revision=revision,
-                body=msgspec.json.encode(thing),
-            )
-            for thing in put
-        ]
+    def _holdings(self) -> dict[str, list[str]]:
+        """Holder -> keys of the quarantines that it holds."""
+        found: dict[str, list[str]] = {}
+        for key, held in sorted(self.state.quarantines.items()):
+            for holder in held.holders:
+                found.setdefault(holder, []).append(key)
+        return found
 
-        def write(connection: sqlite3.Connection) -> None:
-            for document in kept:
-                stored_documents.put(connection, document)
-            for key in gone:
-                stored_documents.delete(connection, *key)
-            key_values.put(connection, _REVISION, str(revision).encode())
-
-        await asyncio.wrap_future(self.store.submit(write, point="documents"))
-        self._things = after
+    def _decide_by(self, documents: Documents, index: Index) -> None:
         self.pipeline.use(index)
-        self.webhooks.set_endpoints({thing.name: thing for thing in as_documents(things).webhooks})
+        self.webhooks.set_endpoints({webhook.name: webhook for webhook in documents.webhooks})
         _freeze()
 
     # ---- agents and quarantines

@@ -14,6 +14,7 @@ from msgspec import Struct
 from quell.documents import group, neuvector, policy, rule, ruleset, webhook
 from quell.documents.document import Document
 from quell.documents.nodes import Scalar, compose, from_value
+from quell.documents.places import Places, places
 from quell.documents.reader import Fields, Report, Value, listed
 from quell.errors import DocumentError, Problem
 from quell.model.policy import Policy, Ruleset
@@ -60,6 +61,8 @@ class Documents(Struct, frozen=True, kw_only=True):
     policies: tuple[Policy, ...] = ()
     rulesets: tuple[Ruleset, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    #: Kind, name -> where rules and policies name others.
+    places: Mapping[tuple[str, str], Places] = MappingProxyType({})
 
 
 #: Things read, each with the document that it was read from.
@@ -133,7 +136,8 @@ def _read(value: Value) -> _Found:
     read = KINDS.get(version, {}).get(kind)
     if read is None:
         return []
-    fields = value.fields(("apiVersion", "kind", "metadata", "spec"))
+    # What a controller says of a document when it shows it is no part of what somebody wants.
+    fields = value.fields(("apiVersion", "kind", "metadata", "spec"), ("status",) if version == OURS else ())
     if "spec" not in fields:
         return []
     metadata_value = fields.get("metadata", value)
@@ -184,7 +188,18 @@ def _checked(found: _Found, reports: list[Report]) -> Documents:
         policies=tuple(thing for thing, _ in found if isinstance(thing, Policy)),
         rulesets=tuple(thing for thing, _ in found if isinstance(thing, Ruleset)),
         warnings=tuple(warning for report in reports for warning in _in_order(report.warnings)),
+        places={
+            ("ResponseRule" if isinstance(thing, Rule) else "Policy", thing.name): _places(value)
+            for thing, value in found
+            if isinstance(thing, Rule | Policy)
+        },
     )
+
+
+def _places(value: Value) -> Places:
+    spec = value.entries()["spec"]
+    nested = spec.entries().get("rule")  # NeuVector's resource holds one rule
+    return places((nested or spec).node, (nested or spec).path)
 
 
 def _in_order(problems: list[Problem]) -> list[Problem]:

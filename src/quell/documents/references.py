@@ -1,17 +1,23 @@
-"""Whether the groups and webhooks that rules and policies name exist. SEMANTICS section 2, last paragraph."""
+"""Whether the groups, webhooks and rulesets that rules and policies name exist. SEMANTICS sections 2 and 5."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
+
+from msgspec import Struct
 
 from quell.catalogue.words import nearest
 from quell.documents.group import LEARNED, RESERVED
+from quell.documents.places import GROUP, NOWHERE, RULESET, WEBHOOK, Places
 from quell.documents.reader import listed
 from quell.errors import DocumentError, Problem
-from quell.model.action import Action, MakeOpsFlag, MakeRedFlag, SendWebhook
-from quell.model.policy import Policy
-from quell.model.rule import Group, Rule, Source, Webhook
+from quell.model.action import Action, MakeOpsFlag, MakeRedFlag, SendWebhook, word
+from quell.model.policy import Policy, Ruleset
+from quell.model.rule import Group, Rule, Webhook
+
+#: What can be referred to -> its kind of document.
+KINDS = {GROUP: "Group", WEBHOOK: "Webhook", RULESET: "Ruleset"}
 
 
 class Referring(Protocol):
@@ -25,74 +31,122 @@ class Referring(Protocol):
     def webhooks(self) -> Sequence[Webhook]: ...
     @property
     def policies(self) -> Sequence[Policy]: ...
+    @property
+    def rulesets(self) -> Sequence[Ruleset]: ...
+    @property
+    def places(self) -> Mapping[tuple[str, str], Places]: ...
 
 
-def check(documents: Referring, known_groups: Iterable[str] = (), known_webhooks: Iterable[str] = ()) -> None:
+class Reference(Struct, frozen=True, gc=False):
+    #: group, webhook or ruleset.
+    what: str
+    name: str
+    #: The field that names it, such as spec.webhooks[1].
+    path: str
+
+
+def references(thing: object) -> Iterator[Reference]:
+    """What a document names; only rules and policies name any."""
+    match thing:
+        case Rule():
+            if thing.group:
+                yield Reference(GROUP, thing.group, "spec.group")
+            yield from _listed(WEBHOOK, thing.webhooks, "spec.webhooks")
+            for position, action in enumerate(thing.actions):
+                yield from _of_action(action, f"spec.actions[{position}]")
+        case Policy():
+            yield from _listed(RULESET, thing.rulesets, "spec.rulesets")
+            for name, entries in (("default", thing.default), ("actions", thing.actions)):
+                for position, entry in enumerate(entries):
+                    yield from _of_action(entry.action, f"spec.response.{name}[{position}]")
+
+
+def check(
+    documents: Referring, known_groups: Iterable[str] = (), known_webhooks: Iterable[str] = ()
+) -> list[tuple[Policy, Problem]]:
     """DocumentError names every group and webhook that is neither among the documents nor known already.
 
-    Reserved and learned groups are always known. A group with an address has no workload as a member, so that no rule
-    can apply to it.
+    A ruleset that is not there is a warning, given back with its policy: it is Pending until there is one. Reserved and
+    learned groups are always known. A group with an address has no workload as a member, so that no rule can apply to it.
     """
-    groups = {*RESERVED, *(group.name for group in documents.groups), *known_groups}
+    known = {
+        GROUP: {*RESERVED, *(group.name for group in documents.groups), *known_groups},
+        WEBHOOK: {*(webhook.name for webhook in documents.webhooks), *known_webhooks},
+        RULESET: {ruleset.name for ruleset in documents.rulesets},
+    }
     addresses = {
         group.name for group in documents.groups if any(criterion.key == "address" for criterion in group.criteria)
     }
-    webhooks = {*(webhook.name for webhook in documents.webhooks), *known_webhooks}
     problems: list[Problem] = []
-    for rule in documents.rules:
-        if rule.group in addresses:
-            problems.append(
-                _problem(
-                    rule.source,
-                    "spec.group",
-                    f"group {rule.group} has an address, which no workload meets: rule {rule.name} could never match",
-                    got=rule.group,
-                )
-            )
-        elif rule.group and rule.group not in groups and not rule.group.startswith(LEARNED):
-            problems.append(_unknown(rule.source, "group", rule.name, rule.group, groups))
-        named = (*rule.webhooks, *(name for action in rule.actions for name in _endpoints(action)))
-        missing = dict.fromkeys(name for name in named if name not in webhooks)
-        problems += [_unknown(rule.source, "webhooks", rule.name, name, webhooks) for name in missing]
-    for policy in documents.policies:
-        named = tuple(name for entry in (*policy.default, *policy.actions) for name in _endpoints(entry.action))
-        missing = dict.fromkeys(name for name in named if name not in webhooks)
-        problems += [_unknown(policy.source, "response", policy.name, name, webhooks) for name in missing]
+    warnings: list[tuple[Policy, Problem]] = []
+    owners: tuple[tuple[str, Sequence[Rule | Policy]], ...] = (
+        ("ResponseRule", documents.rules),
+        ("Policy", documents.policies),
+    )
+    for kind, things in owners:
+        for thing in things:
+            told: set[tuple[str, str]] = set()
+            for reference in references(thing):
+                if (reference.what, reference.name) in told:
+                    continue
+                problem = _problem(kind, thing, reference, known, addresses, documents.places)
+                if problem is None:
+                    continue
+                told.add((reference.what, reference.name))
+                if reference.what == RULESET and isinstance(thing, Policy):
+                    warnings.append((thing, problem))
+                else:
+                    problems.append(problem)
     if problems:
         raise DocumentError(problems)
+    return warnings
 
 
-def _endpoints(action: Action) -> tuple[str, ...]:
+def _of_action(action: Action, path: str) -> Iterator[Reference]:
     match action:
         case SendWebhook():
-            return action.endpoints
+            yield from _listed(WEBHOOK, action.endpoints, f"{path}.{word(action)}.endpoints")
         case MakeRedFlag() | MakeOpsFlag():
-            return action.webhooks
+            yield from _listed(WEBHOOK, action.webhooks, f"{path}.{word(action)}.webhooks")
         case _:
-            return ()
+            pass
 
 
-def _unknown(source: Source, field: str, owner: str, name: str, names: Iterable[str]) -> Problem:
-    known = sorted(names)
-    what = "group" if field == "group" else "webhook"
-    return _problem(
-        source,
-        f"spec.{field}",
-        f'{owner} names the {what} "{name}", which does not exist',
-        expected=listed(known) if known else f"a {what} defined in a document of kind {what.capitalize()}",
-        got=name,
-        near=nearest(name, known),
-    )
+def _listed(what: str, names: Iterable[str], path: str) -> Iterator[Reference]:
+    for position, name in enumerate(names):
+        yield Reference(what, name, f"{path}[{position}]")
 
 
-def _problem(source: Source, path: str, message: str, *, expected: str = "", got: str = "", near: str = "") -> Problem:
+def _problem(
+    kind: str,
+    thing: Rule | Policy,
+    reference: Reference,
+    known: Mapping[str, set[str]],
+    addresses: set[str],
+    places: Mapping[tuple[str, str], Places],
+) -> Problem | None:
+    """None: what is named is there, and of use."""
+    what, name = reference.what, reference.name
+    if what == GROUP and name in addresses:
+        message = f"group {name} has an address, which no workload meets: rule {thing.name} could never match"
+        expected = near = ""
+    elif name in known[what] or (what == GROUP and name.startswith(LEARNED)):
+        return None
+    else:
+        words = sorted(known[what])
+        message = f'{kind} {thing.name} names the {what} "{name}", which does not exist'
+        if what == RULESET:
+            message += ": the policy is Pending until it does"
+        expected = listed(words) if words else f"a {what} defined in a document of kind {KINDS[what]}"
+        near = nearest(name, words)
+    place = places.get((kind, thing.name), NOWHERE).get((what, name))
     return Problem(
-        file=source.file,
-        line=source.line,
-        column=1 if source.line else 0,
-        path=path,
+        file=thing.source.file,
+        line=place.line if place else thing.source.line,
+        column=place.column if place else int(thing.source.line > 0),
+        path=place.path if place else reference.path,
         message=message,
         expected=expected,
-        got=got,
+        got=name,
         nearest=near,
     )

@@ -11,9 +11,8 @@ from quell.documents.document import Document
 from quell.documents.reader import Fields, Value
 from quell.model.event import Category, Level
 from quell.model.rule import Webhook, WebhookFilter, WebhookType
+from quell.secrets import HIDDEN
 
-#: What stands for a secret in documents that are shown; refused when one is applied, so that it never replaces the real one.
-HIDDEN = "(not shown)"
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix that the Standard Webhooks convention gives every secret
 #: Bytes, by the Standard Webhooks convention.
 _SECRET_BYTES = range(24, 65)
@@ -78,10 +77,9 @@ def _url(value: Value, *, allow_http: bool) -> str:
 
 
 def _secret(value: Value) -> str:
-    """The text is never repeated in a message."""
+    """The text is never repeated in a message. (secret) stands for the one that is in force (quell.documents.hidden)."""
     text = value.text()
     if text == HIDDEN:
-        value.problem(f"{HIDDEN} stands for a secret that was left out: write the secret", expected="the secret")
         return text
     try:
         size = len(base64.b64decode(text.removeprefix(_SECRET_PREFIX), validate=True))
@@ -101,8 +99,6 @@ def _headers(value: Value) -> dict[str, str]:
             field.name_of_field.wrong("the name of an HTTP header")
         elif name.lower() in _OWN_HEADERS:
             field.name_of_field.problem(f"{name} is set by Quell", expected="another header", got=name)
-        elif text == HIDDEN:
-            field.problem(f"{HIDDEN} stands for a value that was left out: write the value", expected="the value")
         elif not text.isprintable() or not text.isascii():
             field.problem("expected the printable ASCII text of an HTTP header", expected="printable ASCII")
         headers[name] = text

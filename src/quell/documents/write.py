@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,21 +11,20 @@ import yaml
 from msgspec.structs import fields as struct_fields
 
 from quell.documents.actions import IMPACT_LIMIT
+from quell.documents.hidden import hide
 from quell.documents.load import OURS, Thing
-from quell.documents.webhook import HIDDEN
 from quell.durations import format_duration
 from quell.model.action import Action, MakeOpsFlag, MakeRedFlag, Quarantine, word
 from quell.model.policy import Operator, Policy, ResponseEntry, Ruleset, RulesetRule, Selector, SelectorKind
 from quell.model.rule import Criterion, Group, Rule, Webhook, WebhookFilter
 
+#: The line between documents. No document has such a line within: all below its first level is indented.
+SEPARATOR = "---\n"
 _LABELS = (SelectorKind.POD, SelectorKind.NAMESPACE)
 
 
 def to_document(thing: Thing, secrets: bool = False) -> dict[str, Any]:
-    """A quell.dev/v1 document. Without secrets, a webhook's secret and header values are replaced by a placeholder.
-
-    The placeholder is refused when it is applied, so that a document that was shown cannot overwrite the real value.
-    """
+    """A quell.dev/v1 document. Without secrets, (secret) stands for those of a webhook; applied, it means the one in force."""
     match thing:
         case Rule():
             return _document("ResponseRule", {"name": thing.name}, _rule(thing))
@@ -32,7 +32,7 @@ def to_document(thing: Thing, secrets: bool = False) -> dict[str, Any]:
             criteria = [msgspec.to_builtins(criterion) for criterion in thing.criteria]
             return _document("Group", {"name": thing.name}, _filled(comment=thing.comment, criteria=criteria))
         case Webhook():
-            return _document("Webhook", {"name": thing.name}, _webhook(thing, secrets))
+            return _document("Webhook", {"name": thing.name}, _webhook(thing if secrets else hide(thing)))
         case Policy():
             metadata = _filled(name=thing.name, type=thing.type.value, uid=thing.uid)
             return _document("Policy", metadata, _policy(thing))
@@ -43,17 +43,19 @@ def to_document(thing: Thing, secrets: bool = False) -> dict[str, Any]:
 
 def dump_yaml(things: Iterable[Thing], secrets: bool = False) -> str:
     """The documents of these as one YAML text."""
-    return "---\n".join(
-        yaml.dump(
-            to_document(thing, secrets),
-            Dumper=_Dumper,
-            sort_keys=False,
-            allow_unicode=True,
-            default_flow_style=False,
-            width=120,
-        )
-        for thing in things
+    return SEPARATOR.join(as_yaml(to_document(thing, secrets)) for thing in things)
+
+
+def as_yaml(document: dict[str, Any]) -> str:
+    """One document in the form in which every document is written."""
+    return str(
+        yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=120)
     )
+
+
+def split(text: str) -> list[str]:
+    """The documents of what dump_yaml made, each by itself."""
+    return [document for document in re.split(f"^{SEPARATOR}", text, flags=re.MULTILINE) if document]
 
 
 class _Dumper(yaml.CSafeDumper):
@@ -117,16 +119,12 @@ def _parameters(action: Action) -> dict[str, Any]:
     return parameters
 
 
-def _webhook(webhook: Webhook, secrets: bool) -> dict[str, Any]:
+def _webhook(webhook: Webhook) -> dict[str, Any]:
     spec: dict[str, Any] = msgspec.to_builtins(webhook)
     for field in ("name", "source"):
         spec.pop(field, None)
     if webhook.filter == WebhookFilter():
         spec.pop("filter", None)
-    if not secrets and webhook.secret:
-        spec["secret"] = HIDDEN
-    if not secrets and webhook.headers:
-        spec["headers"] = dict.fromkeys(webhook.headers, HIDDEN)
     return spec
 
 

@@ -6,11 +6,11 @@ import sqlite3
 
 from msgspec import Struct
 
-_COLUMNS = "kind, name, id, revision, body"
+_COLUMNS = "kind, name, id, revision, body, source, created, changed, changed_by"
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    #: ResponseRule, Group, Webhook or Policy.
+    #: ResponseRule, Group, Webhook, Policy or Ruleset.
     kind: str
     name: str
     #: A rule's number; 0 where the kind has none.
@@ -18,13 +18,30 @@ class Document(Struct, frozen=True, kw_only=True):
     #: Which application of documents last changed it.
     revision: int = 0
     body: bytes
+    #: The named source that applied it; "": none.
+    source: str = ""
+    #: Epoch seconds; 0: from before they were kept.
+    created: float = 0.0
+    changed: float = 0.0
+    #: Who changed it last, as the audit log names them; "": from before it was kept.
+    changed_by: str = ""
 
 
 def put(connection: sqlite3.Connection, document: Document) -> None:
     """Creates or replaces the document of this kind and name."""
     connection.execute(
-        f"INSERT OR REPLACE INTO documents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",  # noqa: S608 - a literal
-        (document.kind, document.name, document.id, document.revision, document.body),
+        f"INSERT OR REPLACE INTO documents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a literal
+        (
+            document.kind,
+            document.name,
+            document.id,
+            document.revision,
+            document.body,
+            document.source,
+            document.created,
+            document.changed,
+            document.changed_by,
+        ),
     )
 
 
@@ -50,6 +67,16 @@ def all_of(connection: sqlite3.Connection, kind: str | None = None) -> list[Docu
     return [_document(row) for row in rows]
 
 
-def _document(row: tuple[str, str, int, int, bytes]) -> Document:
-    kind, name, number, revision, body = row
-    return Document(kind=kind, name=name, id=number, revision=revision, body=body)
+def _document(row: tuple[str, str, int, int, bytes, str, float, float, str]) -> Document:
+    kind, name, number, revision, body, source, created, changed, changed_by = row
+    return Document(
+        kind=kind,
+        name=name,
+        id=number,
+        revision=revision,
+        body=body,
+        source=source,
+        created=created,
+        changed=changed,
+        changed_by=changed_by,
+    )

@@ -3,69 +3,319 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import time
+from collections.abc import Callable, Container, Iterable
+from typing import Annotated, Any
 
-from litestar import Request, delete, get, post
+from litestar import Request, Response, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from litestar.openapi.spec.enums import OpenAPIType
+from litestar.params import FromPath, FromQuery, QueryParameter
+from msgspec import Struct
 
+from quell.api.auth import Caller
+from quell.api.etag import etag, expect
 from quell.api.pages import Cursor, Limit, Page, page_of
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
-from quell.controller.rulebook import Change, kind_of
-from quell.documents.load import load_text
-from quell.documents.write import to_document
-from quell.errors import DocumentError
+from quell.controller.controller import Controller
+from quell.controller.editing import Change, Changed
+from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of, name_of
+from quell.documents.load import Documents, Thing, load_text
+from quell.documents.write import dump_yaml, to_document
+from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, Problem
+from quell.matching.policies import status as policy_status
+from quell.model.audit import AuditEntry
+from quell.model.policy import Policy
+from quell.storage import audit
+
+YAML = "application/yaml"
+_Call = Request[Any, Any, Any]
+
+_DryRun = Annotated[bool, QueryParameter(description="Say what would change, with diffs, and change nothing.")]
+_Source = Annotated[
+    str | None,
+    QueryParameter(description="By what name these are applied, such as git/prod; it then owns them. Absent: by none."),
+]
+_TakeOver = Annotated[bool, QueryParameter(description="Also change what belongs to another source.")]
+_Unquarantine = Annotated[
+    bool, QueryParameter(description="End the quarantines of rules and policies that go or are disabled. operate.")
+]
+_Secrets = Annotated[
+    bool, QueryParameter(description="With the secrets of webhooks in place of (secret). admin; it is audited.")
+]
+
+
+class _TakesYaml(Operation):
+    """The body is read by Quell itself, so that every problem has its line."""
+
+    def __post_init__(self) -> None:
+        schema = Schema(type=OpenAPIType.STRING, description="Documents of apiVersion quell.dev/v1, in YAML or JSON.")
+        self.request_body = RequestBody(content={YAML: OpenAPIMediaType(schema=schema)}, required=True)
+
+
+class Shown(Struct, frozen=True, kw_only=True):
+    """A document in force. status is Quell's, and passed over when the document is applied again."""
+
+    apiVersion: str  # noqa: N815 - the word that documents use
+    kind: str
+    metadata: dict[str, Any]
+    spec: dict[str, Any]
+    status: dict[str, Any]
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
+    return [*_reading(services), *_changing(services)]
+
+
+def _reading(services: Services) -> list[HTTPRouteHandler]:
     controller = services.controller
+
+    def shown(found: Iterable[Kept], *, secrets: bool = False) -> list[Shown]:
+        rulesets = {key.name for key in controller.rulebook.kept if key.kind == "Ruleset"}
+        return [Shown(**to_document(kept.thing, secrets), status=_status(kept, rulesets)) for kept in found]
+
+    async def with_secrets(request: _Call, name: str) -> None:
+        """Refusal 403 unless the caller may see them; who did is in the audit log."""
+        caller = _caller(request)
+        caller.need(Permission.ADMIN)
+        entry = AuditEntry(actor=caller.actor, verb="export", kind="documents", name=name, note="with secrets")
+        await asyncio.wrap_future(
+            controller.store.submit(lambda connection: audit.append(connection, entry, time.time()))
+        )
+
+    @get(
+        "/v1/documents",
+        summary="The documents in force",
+        description="The ETag is the version of all of them together, whatever the filters show.",
+        opt=needs(Permission.READ),
+    )
+    async def documents(
+        kind: FromQuery[str | None] = None,
+        name: FromQuery[str | None] = None,
+        source: FromQuery[str | None] = None,
+        limit: Limit = 1000,
+        cursor: Cursor = None,
+    ) -> Response[Page[Shown]]:
+        revision = controller.rulebook.revision
+        found = controller.documents(_kind(kind) if kind else None, name, source)
+        if name is not None and not found:
+            raise Refusal(404, f"no {kind or 'document'} {name}")
+        kept = page_of(found, limit, cursor, _cursor)
+        return Response(Page(items=shown(kept.items), next=kept.next), headers=etag(revision))
+
+    @get(
+        "/v1/documents/export",
+        summary="The documents in force as one YAML text, which applied elsewhere gives the same",
+        description="Without `status`. In the place of a webhook's secrets stands (secret), unless they are asked for.",
+        media_type=YAML,
+        responses={200: ResponseSpec(str, generate_examples=False, media_type=YAML)},
+        opt=needs(Permission.READ),
+    )
+    async def export_documents(
+        request: _Call,
+        kind: FromQuery[str | None] = None,
+        source: FromQuery[str | None] = None,
+        secrets: _Secrets = False,
+    ) -> Response[str]:
+        revision, found = (
+            controller.rulebook.revision,
+            controller.documents(_kind(kind) if kind else None, None, source),
+        )
+        if secrets:
+            await with_secrets(request, "all" if kind is None else _kind(kind))
+        text = await asyncio.to_thread(dump_yaml, [kept.thing for kept in found], secrets)
+        return Response(text, media_type=YAML, headers={**etag(revision), "cache-control": "no-store"})
+
+    @get("/v1/documents/{kind:str}/{name:path}", summary="One document", opt=needs(Permission.READ))
+    async def document(
+        request: _Call, kind: FromPath[str], name: FromPath[str], secrets: _Secrets = False
+    ) -> Response[Shown]:
+        key = _key(kind, name)
+        kept = controller.rulebook.kept.get(key)
+        if kept is None:
+            raise Refusal(404, f"no {key}")
+        if secrets:
+            await with_secrets(request, str(key))
+        (told,) = shown([kept], secrets=secrets)
+        return Response(told, headers=etag(kept.revision))
+
+    return [documents, export_documents, document]
+
+
+def _changing(services: Services) -> list[HTTPRouteHandler]:
+    rulebook = services.controller.rulebook
 
     @post(
         "/v1/documents",
         status_code=200,
         summary="Apply YAML documents, all of them or none",
+        description="If-Match: the ETag of the list. `prune` deletes what `source` applied before and is not here.",
+        operation_class=_TakesYaml,
         opt=needs(Permission.RULES),
     )
-    async def apply(request: Request[Any, Any, Any], dry_run: FromQuery[bool] = False) -> list[Change]:
-        documents = await asyncio.to_thread(load_text, await request.body(), "")
-        return await controller.apply(documents, dry_run=dry_run)
+    async def apply(
+        request: _Call,
+        dry_run: _DryRun = False,
+        source: _Source = None,
+        prune: Annotated[bool, QueryParameter(description="Delete what this source applied and is not here.")] = False,
+        take_over: _TakeOver = False,
+        unquarantine: _Unquarantine = False,
+    ) -> Response[list[Change]]:
+        wanted = Application(
+            documents=await _read(request),
+            source=source or "",
+            prune=prune,
+            take_over=take_over,
+            unquarantine=unquarantine,
+        )
+        done = await _refused(
+            rulebook.apply(wanted, _editor(request), dry_run=dry_run, expect=lambda: expect(request, rulebook.revision))
+        )
+        return Response(done.changes, headers=etag(done.revision))
 
-    @get("/v1/documents", summary="The documents in force", opt=needs(Permission.READ))
-    async def documents(
-        kind: FromQuery[str | None] = None,
-        name: FromQuery[str | None] = None,
-        limit: Limit = 1000,
-        cursor: Cursor = None,
-    ) -> Page[dict[str, Any]]:
-        found = controller.documents(_kind(kind) if kind else None, name)
-        if name is not None and not found:
-            raise Refusal(404, f"no {kind or 'document'} {name}")
-        return page_of([to_document(thing) for thing in found], limit, cursor, _key)
+    @put(
+        "/v1/documents/{kind:str}/{name:path}",
+        status_code=200,
+        summary="Create or change one document",
+        description="The body is the whole document, in YAML or JSON. If-Match: the ETag of the document.",
+        operation_class=_TakesYaml,
+        opt=needs(Permission.RULES),
+    )
+    async def put_document(
+        request: _Call,
+        kind: FromPath[str],
+        name: FromPath[str],
+        dry_run: _DryRun = False,
+        source: _Source = None,
+        take_over: _TakeOver = False,
+        unquarantine: _Unquarantine = False,
+    ) -> Response[Change]:
+        key = _key(kind, name)
+        documents = await _read(request)
+        _only(documents, key)
+        wanted = Application(documents=documents, source=source or "", take_over=take_over, unquarantine=unquarantine)
+        done = await _refused(
+            rulebook.apply(wanted, _editor(request), dry_run=dry_run, expect=_expect(request, services.controller, key))
+        )
+        (change,) = done.changes
+        return Response(change, headers=etag(change.revision))
 
     @delete(
         "/v1/documents/{kind:str}/{name:path}",
         status_code=200,
         summary="Delete a document",
+        description="If-Match: the ETag of the document.",
         opt=needs(Permission.RULES),
     )
     async def delete_document(
-        kind: FromPath[str], name: FromPath[str], unquarantine: FromQuery[bool] = False, force: FromQuery[bool] = False
-    ) -> list[Change]:
-        name = name.removeprefix("/")
+        request: _Call,
+        kind: FromPath[str],
+        name: FromPath[str],
+        dry_run: _DryRun = False,
+        unquarantine: _Unquarantine = False,
+        force: Annotated[bool, QueryParameter(description="Of a group: with the rules that refer to it.")] = False,
+    ) -> Response[list[Change]]:
+        key = _key(kind, name)
         try:
-            return await controller.delete(_kind(kind), name, unquarantine=unquarantine, force=force)
+            done = await _refused(
+                rulebook.delete(
+                    key,
+                    _editor(request),
+                    force=force,
+                    unquarantine=unquarantine,
+                    dry_run=dry_run,
+                    expect=_expect(request, services.controller, key),
+                )
+            )
         except KeyError:
-            raise Refusal(404, f"no {_kind(kind)} {name}") from None
-        except DocumentError as error:
-            raise Refusal(409, str(error), problems=error.problems) from error
+            raise Refusal(404, f"no {key}") from None
+        return Response(done.changes, headers=etag(done.revision))
 
-    return [apply, documents, delete_document]
+    return [apply, put_document, delete_document]
 
 
-def _key(document: dict[str, Any]) -> str:
-    return f"{document['kind']}/{document['metadata']['name']}"
+async def _read(request: _Call) -> Documents:
+    return await asyncio.to_thread(load_text, await request.body(), "")
+
+
+async def _refused(change: Any) -> Changed:
+    """What it gives. Refusal 409 where what is in force stands against it, 403 where it takes another role."""
+    try:
+        done: Changed = await change
+    except DocumentConflict as error:
+        raise Refusal(409, _told(error), problems=error.problems) from error
+    except DocumentForbidden as error:
+        raise Refusal(403, _told(error), problems=error.problems) from error
+    return done
+
+
+def _told(error: DocumentError) -> str:
+    return "; ".join(problem.message for problem in error.problems)
+
+
+def _expect(request: _Call, controller: Controller, key: Key) -> Callable[[], None]:
+    """Refusal 412, also where there is no such document to be of any version."""
+
+    def check() -> None:
+        kept = controller.rulebook.kept.get(key)
+        if kept is not None:
+            expect(request, kept.revision)
+        elif "if-match" in request.headers:
+            raise Refusal(412, f"there is no {key}: it was deleted, or never was")
+
+    return check
+
+
+def _only(documents: Documents, key: Key) -> None:
+    """DocumentError unless the one document of that kind and name is given."""
+    things: tuple[Thing, ...] = (
+        *documents.groups,
+        *documents.webhooks,
+        *documents.rulesets,
+        *documents.policies,
+        *documents.rules,
+    )
+    found = [name_of(thing) for thing in things]
+    if found != [key]:
+        told = ", ".join(str(each) for each in found) or "no document"
+        message = f"expected {key}, as the path says, got {told}"
+        raise DocumentError([Problem(file="", path="metadata.name", message=message, expected=str(key), got=told)])
+
+
+def _status(kept: Kept, rulesets: Container[str]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "revision": kept.revision,
+        "source": kept.source or None,
+        "created": kept.created or None,
+        "changed": kept.changed or None,
+        "changed_by": kept.changed_by or None,
+    }
+    if isinstance(kept.thing, Policy):
+        told["state"] = policy_status(kept.thing, rulesets).value
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _caller(request: _Call) -> Caller:
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+def _editor(request: _Call) -> Editor:
+    caller = _caller(request)
+    return Editor(actor=caller.actor, operates=caller.role.may(Permission.OPERATE))
+
+
+def _cursor(kept: Kept) -> str:
+    key = name_of(kept.thing)
+    return f"{key.kind}/{key.name}"
+
+
+def _key(kind: str, name: str) -> Key:
+    return Key(_kind(kind), name.removeprefix("/"))
 
 
 def _kind(word: str) -> str:
