@@ -16,6 +16,7 @@ from quell.cli import (
     documents,
     events,
     explain,
+    export,
     flags,
     processes,
     quarantines,
@@ -67,6 +68,7 @@ app.command()(documents.apply)
 app.command()(documents.get)
 app.command()(documents.delete)
 app.command()(documents.validate)
+app.command()(export.export)
 app.command()(explain.explain)
 app.command()(tokens.login)
 app.command()(backups.backup)
