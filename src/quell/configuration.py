@@ -22,7 +22,16 @@ from quell.settings import SETTINGS, Settings
 
 #: Variables of the same prefix that are no settings: where a client connects, where state lies, test fail-points.
 OTHER_VARIABLES = frozenset(
-    ("QUELL_URL", "QUELL_TOKEN", "QUELL_STATE", "QUELL_CONFIG", "QUELL_FAULT", "QUELL_JOIN_TOKEN")
+    (
+        "QUELL_URL",
+        "QUELL_TOKEN",
+        "QUELL_STATE",
+        "QUELL_CONFIG",
+        "QUELL_FAULT",
+        "QUELL_JOIN_TOKEN",
+        "QUELL_ADMIN_PASSWORD",
+        "QUELL_ADMIN_PASSWORD_FILE",
+    )
 )
 
 _GROUPS = tuple(field.name for field in msgspec.structs.fields(Settings))

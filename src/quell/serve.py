@@ -9,20 +9,24 @@ import gc
 import os
 import secrets
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import structlog
 import uvicorn
 import uvloop
 
-from quell.api.app import App, create_app
+from quell.api.accounts.first import first_login
+from quell.api.app import create_app
 from quell.configuration import Origin
 from quell.controller.controller import Controller
+from quell.model.audit import QUELL, AuditEntry
 from quell.settings import Settings
-from quell.storage import join_tokens, tokens
+from quell.storage import audit, join_tokens, tokens
 
 #: Seconds a joining agent of `quell up` has.
 _JOIN_TTL = 300.0
@@ -43,14 +47,11 @@ _log = structlog.get_logger(__name__)
 class Running:
     """A controller that answers. url: of the API, with the port that was really taken."""
 
-    def __init__(self, controller: Controller, url: str, app: App) -> None:
+    def __init__(self, controller: Controller, url: str, first: str) -> None:
+        """first: the path of the link of the first start; "": there are users."""
         self.controller = controller
         self.url = url
-        self._app = app
-
-    def login_link(self) -> str:
-        """Opens the page, once and within a quarter of an hour."""
-        return f"{self.url}/login?code={self._app.auth.login_code()}"
+        self.first_link = f"{url}{first}" if first else ""
 
 
 @contextlib.asynccontextmanager
@@ -66,6 +67,7 @@ async def serving(
         await _first_tokens(controller)
         controller.start()
         app = create_app(controller)
+        first_link = await first_login(app.accounts, controller.store, os.environ)
         config = uvicorn.Config(
             app,
             host=settings.server.host,
@@ -86,11 +88,15 @@ async def serving(
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup()
+        keeping = asyncio.create_task(app.accounts.run())
         try:
             port = server.servers[0].sockets[0].getsockname()[1]
-            yield Running(controller, f"http://{_host(settings.server.host)}:{port}", app)
+            yield Running(controller, f"http://{_host(settings.server.host)}:{port}", first_link)
         finally:
             await server.shutdown()
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            app.accounts.close()
     finally:
         await controller.stop()
 
@@ -177,13 +183,21 @@ async def _first_tokens(controller: Controller) -> None:
             continue
         secret = tokens.new_secret()
         token = tokens.Token(name=f"first-{role}", role=role, created=time.time())
-        await asyncio.wrap_future(
-            controller.store.submit(lambda connection, s=secret, t=token: tokens.put(connection, s, t))  # type: ignore[misc]
-        )
+        await asyncio.wrap_future(controller.store.submit(partial(_put_first, secret=secret, token=token)))
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secret + "\n")
         fresh.replace(path)
+
+
+def _put_first(connection: sqlite3.Connection, *, secret: str, token: tokens.Token) -> None:
+    before = tokens.get(connection, token.name)
+    tokens.put(connection, secret, token)
+    verb = "create" if before is None else "replace"
+    note = "its file was not there"
+    audit.append(
+        connection, AuditEntry(actor=QUELL, verb=verb, kind="token", name=token.name, note=note), token.created
+    )
 
 
 def _keep_heap() -> None:

@@ -37,7 +37,9 @@ def operations(server: Live) -> list[tuple[str, str, str]]:
 def tokens(server: Live) -> dict[str, str]:
     with server.client("admin") as admin:
         made = {
-            role: admin.post("/v1/tokens", json={"role": role, "name": f"stolen-{role}"}).raise_for_status().json()
+            role: admin.post("/v1/tokens", json={"role": role, "name": f"stolen-{role}", "replace": True})
+            .raise_for_status()
+            .json()
             for role in ROLES
         }
     return {role: answer["token"] for role, answer in made.items()}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 
+from quell.api.accounts import Accounts
+from quell.api.accounts.watch import watched
 from quell.api.asgi import Receive, Scope, Send
-from quell.api.auth import Auth
 from quell.api.health import Health
 from quell.api.idempotency import Idempotency
 from quell.api.ingest import ROUTES, Ingest
@@ -20,31 +21,33 @@ from quell.api.page import Page
 from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
 from quell.api.roles import Permission
+from quell.api.routes import sessions
 from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, LINK_PATH, Pause, Welcome
 from quell.controller.controller import Controller
 from quell.errors import QuellError
 
 #: Needs no token: its body holds the proof.
-_OPEN = frozenset((("POST", JOIN_PATH),))
+_OPEN = frozenset((("POST", JOIN_PATH), ("POST", sessions.PATH)))
 #: Close code of a WebSocket to a path that has none (RFC 6455: policy).
 _NO_SUCH = 1008
 
 
 class App:
-    """The ASGI application of a controller. auth makes login codes for whoever starts it."""
+    """The ASGI application of a controller. accounts: for whoever starts it."""
 
     def __init__(self, controller: Controller) -> None:
-        self.auth = Auth(controller.store)
+        self.accounts = Accounts(controller, controller.settings.accounts)
+        self.auth = self.accounts.auth
         self.links = AgentLinks(
             controller, clock=time.time, welcome=lambda: Welcome(paused=controller.settings.safety.paused)
         )
         controller.live.subscribe(lambda settings: self.links.tell(Pause(paused=settings.safety.paused)))
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
-        self._page = Page(controller, self.auth)
+        self._page = Page(controller, self.accounts)
         self._health = Health(controller)
         self._metrics = Metrics(controller, self.links)
-        self._rest = rest(Services(controller=controller, auth=self.auth, links=self.links))
+        self._rest = rest(Services(controller=controller, auth=self.auth, accounts=self.accounts, links=self.links))
         server = controller.settings.server
         self._limit = RateLimit(server.rate_limit, server.rate_burst)
         # Litestar has names of its own for the same types.
@@ -79,10 +82,11 @@ class App:
                 case _ if path.startswith(SCHEMA_PATH):
                     raise Refusal(404, f"there is nothing at {path}; the API's description is at /v1/openapi.json")
                 case _:
+                    send = watched(scope, send, self.accounts.told)
                     if (scope["method"], path) not in _OPEN:
-                        caller = self.auth.require(scope, Permission.READ)
+                        caller = scope.setdefault("state", {})["caller"] = self.auth.identify(scope)
+                        caller.need(Permission.READ)
                         self._limit.take(str(caller.actor))
-                        scope.setdefault("state", {})["caller"] = caller
                     await self._once(scope, receive, send)
         except QuellError as error:
             await refusal(error).send(send)

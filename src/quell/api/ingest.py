@@ -19,8 +19,8 @@ from prometheus_client import Counter
 from quell.api.asgi import Receive, Scope, Send, header, peer, respond
 from quell.api.auth import Auth
 from quell.api.batch import Batch, split
+from quell.api.binding import Bound, OutOfBinding
 from quell.api.problem import Refusal, refusal, unforeseen
-from quell.api.roles import Permission
 from quell.api.unpack import Disconnected, read_body, unpack
 from quell.detectors import DETECTORS, Detector
 from quell.errors import EventError, QuellError
@@ -96,7 +96,9 @@ class Ingest:
 
     async def _take(self, scope: Scope, receive: Receive) -> bytes:
         detector = ROUTES[scope["path"]]
-        self._auth.require(scope, Permission.INGEST)
+        caller = self._auth.sender(scope)
+        if caller.binding is not None:
+            detector = Bound(detector, caller.binding, caller.name)
         content_type, encoding = header(scope, b"content-type"), header(scope, b"content-encoding")
         sent = await read_body(scope, receive, self._limits.max_body)
         text = sent if encoding is None else await unpack(sent, encoding, self._limits.max_unpacked)
@@ -108,7 +110,7 @@ class Ingest:
                 await self._keep([_reject(scope, detector, 0, error, text)])
             raise
         # From here to the store's queue nothing is awaited: ids made here stay in the order of the journal.
-        events, rejects = self._decode(detector, batch, scope)
+        events, rejects, foreign = self._decode(detector, batch, scope)
         several, ids = batch.several, [event.id for event in events]
         written = self._controller.ingest(events) if events else None
         # Until the commit nothing of the events is held here: thousands that wait would push each other out of the caches.
@@ -120,13 +122,15 @@ class Ingest:
             await self._keep(rejects)
         rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in rejects]
         if rejected and not ids:
-            raise _nothing_taken(several, rejected)
+            raise _nothing_taken(several, rejected, forbidden=foreign == len(rejected))
         return _encode(Receipt(ids=ids, rejected=rejected))
 
-    def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> tuple[list[Event], list[Reject]]:
+    def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> tuple[list[Event], list[Reject], int]:
+        """Events, what is none, and how many of those are refused only because of whose token it is."""
         received = time.time()
         events: list[Event] = []
         rejects: list[Reject] = []
+        foreign = 0
         largest, decode = self._limits.max_event, detector.decode
         for number, line in batch.numbered():
             try:
@@ -135,7 +139,8 @@ class Ingest:
                 events.append(decode(line, id=None, received=received))
             except EventError as error:
                 rejects.append(_reject(scope, detector, number, error, line))
-        return events, rejects
+                foreign += isinstance(error, OutOfBinding)
+        return events, rejects, foreign
 
     async def _keep(self, rejects: Sequence[Reject]) -> None:
         """For people to look at. The sender is told of them in any case."""
@@ -164,9 +169,11 @@ def _reject(scope: Scope, detector: Detector, line: int, error: EventError, raw:
     )
 
 
-def _nothing_taken(several: bool, rejected: list[Rejected]) -> Refusal:
+def _nothing_taken(several: bool, rejected: list[Rejected], *, forbidden: bool) -> Refusal:
+    """forbidden: all of them were refused because of whose token it is."""
+    status, more = 403 if forbidden else 400, {"ids": [], "rejected": rejected}
     if several:
-        return Refusal(400, f"none of {len(rejected)} elements is an event", more={"ids": [], "rejected": rejected})
+        what = "may be sent with this token" if forbidden else "is an event"
+        return Refusal(status, f"none of {len(rejected)} elements {what}", more=more)
     only = rejected[0]
-    more = {"ids": [], "rejected": rejected}
-    return Refusal(400, only.reason, more=more if only.position is None else {**more, "position": only.position})
+    return Refusal(status, only.reason, more=more if only.position is None else {**more, "position": only.position})

@@ -17,10 +17,14 @@ from markupsafe import Markup
 from msgspec import Struct
 
 from quell import __version__
-from quell.api.asgi import Receive, Scope, Send, header, respond
-from quell.api.auth import COOKIE, SESSION_SECONDS, Auth
+from quell.api import cookies
+from quell.api.accounts import Accounts
+from quell.api.accounts.passwords import is_same
+from quell.api.asgi import Receive, Scope, Send, header, peer, respond
+from quell.api.auth import Caller
 from quell.api.problem import Refusal, refusal
 from quell.api.roles import Permission
+from quell.api.unpack import Disconnected, read_body
 from quell.controller.controller import Controller
 from quell.detectors import DETECTORS
 from quell.errors import QuellError
@@ -34,6 +38,10 @@ from quell.storage.store import Store, Stored
 #: Seconds between two loads of the list by a browser that shows it.
 _REFRESH = 5
 _ROWS = 50
+#: Bytes of a form that was filled in.
+_FORM = 16 << 10
+#: What a page says of who looks at it, if that is not known.
+_NOBODY = {"who": "", "csrf": ""}
 
 
 class Line(Struct, frozen=True):
@@ -45,50 +53,103 @@ class Line(Struct, frozen=True):
 
 
 class Page:
-    """The ASGI application of /, /events/<id> and /login."""
+    """The ASGI application of /, /events/<id>, /login and /logout."""
 
-    def __init__(self, controller: Controller, auth: Auth) -> None:
+    def __init__(self, controller: Controller, accounts: Accounts) -> None:
         self._controller = controller
-        self._auth = auth
+        self._accounts = accounts
 
     @staticmethod
     def answers(path: str) -> bool:
-        return path in ("/", "/login") or path.startswith("/events/")
+        return path in ("/", "/login", "/logout") or path.startswith("/events/")
 
-    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if scope["method"] not in ("GET", "HEAD"):
-                raise Refusal(405, f"{scope['method']} is not allowed here", headers={"allow": "GET, HEAD"})
-            query = parse_qs(scope["query_string"].decode("latin-1"))
-            if scope["path"] == "/login":
-                await self._log_in(scope, send, query.get("code", [""])[0])
-                return
-            self._auth.require(scope, Permission.READ)
-            if scope["path"] == "/":
-                html = await self._recent(query.get("before", [None])[0])
-            else:
-                html = await asyncio.to_thread(self._event, scope["path"].removeprefix("/events/"))
+            await self._answer(scope, receive, send)
+        except Disconnected:
+            return
         except QuellError as error:
             await _send_refusal(scope, send, refusal(error))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path, method = scope["path"], scope["method"]
+        allowed = {"/login": ("GET", "HEAD", "POST"), "/logout": ("POST",)}.get(path, ("GET", "HEAD"))
+        if method not in allowed:
+            raise Refusal(405, f"{method} is not allowed here", headers={"allow": ", ".join(allowed)})
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        if method == "POST":
+            fields = await _form(scope, receive)
+            await (self._log_in if path == "/login" else self._log_out)(scope, send, fields)
             return
+        if path == "/login":
+            await self._login(scope, send, query.get("code", [""])[0])
+            return
+        caller = self._accounts.auth.require(scope, Permission.READ)
+        shown = self._shown(scope, caller)
+        if path == "/":
+            html = await self._recent(shown, query.get("before", [None])[0])
+        else:
+            html = await asyncio.to_thread(self._event, shown, path.removeprefix("/events/"))
         await _send_html(send, 200, html)
 
-    async def _log_in(self, scope: Scope, send: Send, code: str) -> None:
-        secret = self._auth.log_in(scope, code)
-        secure = "; Secure" if scope.get("scheme") == "https" else ""
-        cookie = f"{COOKIE}={secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age={int(SESSION_SECONDS)}{secure}"
-        await respond(
-            send,
-            303,
-            b"",
-            [(b"location", b"/"), (b"set-cookie", cookie.encode()), (b"referrer-policy", b"no-referrer")],
-        )
+    def _shown(self, scope: Scope, caller: Caller) -> dict[str, str]:
+        """What every page says of who looks at it. csrf "": it is no browser's session that could be ended."""
+        browser = self._accounts.auth.browser(scope)
+        return {"who": caller.name, "csrf": "" if browser is None else cookies.csrf_of(browser[1])}
 
-    async def _recent(self, before: str | None) -> str:
+    async def _login(self, scope: Scope, send: Send, code: str) -> None:
+        """The form; with a login link's code no form is needed, with that of the first start it asks for more."""
+        logins = self._accounts.logins
+        if not code:
+            await _send_html(send, 200, _render("login.html", name="", problem="", **_NOBODY))
+        elif logins.is_first(code):
+            await _send_html(send, 200, _render("first.html", code=code, name="", problem="", **_NOBODY))
+        else:
+            opened = await logins.by_link(code, address=peer(scope), program=_program(scope))
+            await self._enter(scope, send, opened.secret)
+
+    async def _log_in(self, scope: Scope, send: Send, fields: dict[str, str]) -> None:
+        cookies.check_site(scope)
+        logins = self._accounts.logins
+        name, password, code = (fields.get(word, "") for word in ("name", "password", "code"))
+        came = {"address": peer(scope), "program": _program(scope)}
+        try:
+            if code:
+                if not is_same(password, fields.get("again", "")):
+                    raise Refusal(422, "the two passwords differ")
+                opened = await logins.first_admin(code, name, password, **came)
+            else:
+                opened = await logins.log_in(name, password, cookie=True, **came)
+        except Refusal as refused:
+            if code and not logins.is_first(code):
+                raise
+            values = {"code": code} if code else {}
+            html = _render(
+                "first.html" if code else "login.html", name=name, problem=refused.detail, **values, **_NOBODY
+            )
+            await _send_html(send, refused.status, html, refused.headers)
+            return
+        await self._enter(scope, send, opened.secret)
+
+    async def _log_out(self, scope: Scope, send: Send, fields: dict[str, str]) -> None:
+        browser = self._accounts.auth.browser(scope)
+        headers = {"location": "/login"}
+        if browser is not None:
+            caller, secret = browser
+            cookies.check_csrf(scope, secret, fields.get("csrf", "").encode())
+            await self._accounts.logins.end(caller, caller.session)
+            headers |= [cookies.to_drop(scope)]
+        await _redirect(send, headers)
+
+    async def _enter(self, scope: Scope, send: Send, secret: str) -> None:
+        headers = dict([cookies.to_keep(scope, secret, self._accounts.session_lifetime)])
+        await _redirect(send, {"location": "/", **headers})
+
+    async def _recent(self, shown: dict[str, str], before: str | None) -> str:
         lines = await asyncio.to_thread(_lines, self._controller.store, before)
-        return _render("recent.html", lines=lines, before=before, refresh=_REFRESH)
+        return _render("recent.html", lines=lines, before=before, refresh=_REFRESH, **shown)
 
-    def _event(self, event_id: str) -> str:
+    def _event(self, shown: dict[str, str], event_id: str) -> str:
         stored = self._controller.store.event(event_id)
         if stored is None:
             raise Refusal(404, f"no event {event_id}: it never came, or is no longer kept")
@@ -101,7 +162,27 @@ class Page:
             flags=explanation.flags,
             record=_pretty(explanation),
             raw=stored.raw.decode(errors="replace"),
+            **shown,
         )
+
+
+async def _form(scope: Scope, receive: Receive) -> dict[str, str]:
+    """The fields of a form that was filled in; of one given twice the first. Refusal 400, 413."""
+    body = await read_body(scope, receive, _FORM)
+    try:
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=16)
+    except ValueError as error:
+        raise Refusal(400, "this is no form that was filled in") from error
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _program(scope: Scope) -> str:
+    return (header(scope, b"user-agent") or b"").decode("latin-1")
+
+
+async def _redirect(send: Send, headers: dict[str, str]) -> None:
+    told = {**headers, "referrer-policy": "same-origin", "cache-control": "no-store"}
+    await respond(send, 303, b"", [(name.encode(), value.encode()) for name, value in told.items()])
 
 
 def _lines(store: Store, before: str | None) -> list[Line]:
@@ -164,7 +245,7 @@ def _templates() -> tuple[jinja2.Environment, str, bytes]:
     style = loader.get_source(environment, "style.css")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
     return environment, style, policy.encode()
 
@@ -173,10 +254,10 @@ def _quoted(text: str) -> str:
     return quote(text, safe="")
 
 
-def _render(name: str, **values: Any) -> str:
+def _render(template: str, /, **values: Any) -> str:
     environment, style, _ = _templates()
     # The style sheet is our own file, and its hash in the policy is that of the very text.
-    return environment.get_template(name).render(style=Markup(style), version=__version__, **values)  # noqa: S704
+    return environment.get_template(template).render(style=Markup(style), version=__version__, **values)  # noqa: S704
 
 
 async def _send_html(send: Send, status: int, html: str, headers: dict[str, str] | None = None) -> None:
@@ -188,7 +269,8 @@ async def _send_html(send: Send, status: int, html: str, headers: dict[str, str]
             (b"content-type", b"text/html; charset=utf-8"),
             (b"content-security-policy", _templates()[2]),
             (b"x-content-type-options", b"nosniff"),
-            (b"referrer-policy", b"no-referrer"),
+            # With no-referrer a form would be posted with the origin "null": the check for other sites needs the true one.
+            (b"referrer-policy", b"same-origin"),
             (b"cache-control", b"no-store"),
             *((name.encode(), value.encode()) for name, value in (headers or {}).items()),
         ],
@@ -203,5 +285,6 @@ async def _send_refusal(scope: Scope, send: Send, refused: Refusal) -> None:
         status=refused.status,
         detail=refused.detail,
         origin=f"{scope.get('scheme', 'http')}://{host}",
+        **_NOBODY,
     )
     await _send_html(send, refused.status, html, refused.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from quell.api.accounts import Accounts
 from quell.api.auth import Auth
 from quell.api.link import AgentLinks
 from quell.controller.controller import Controller
@@ -12,4 +13,5 @@ from quell.controller.controller import Controller
 class Services(Struct, frozen=True, kw_only=True):
     controller: Controller
     auth: Auth
+    accounts: Accounts
     links: AgentLinks

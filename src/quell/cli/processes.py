@@ -135,3 +135,7 @@ def _serve(
 
 def _ready(running: Running, folder: Path) -> None:
     print(f"Quell is ready: {running.url}  (state and tokens in {folder})", file=sys.stderr, flush=True)
+    if running.first_link:
+        print(
+            f"Nobody can log in yet. Make the first admin, once, within the hour: {running.first_link}", file=sys.stderr
+        )

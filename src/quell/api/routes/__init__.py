@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from quell.api.routes import accounts, agents, backups, documents, events, quarantines, system, webhooks
-
-NOUNS = (
+from quell.api.routes import (
     accounts,
     agents,
+    audit,
     backups,
     documents,
     events,
     quarantines,
+    sessions,
+    settings,
     system,
+    users,
+    webhooks,
+)
+
+NOUNS = (
+    accounts,
+    agents,
+    audit,
+    backups,
+    documents,
+    events,
+    quarantines,
+    sessions,
+    settings,
+    system,
+    users,
     webhooks,
 )

@@ -1,30 +1,49 @@
-"""Tokens and logins."""
+"""API tokens, and links that log a browser in."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import delete, get, post
+from litestar import Request, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
+from quell.api.auth import Caller
 from quell.api.pages import Cursor, Limit, Page, page_of
-from quell.api.problem import Refusal
 from quell.api.roles import Permission, Role, needs
 from quell.api.services import Services
 from quell.storage import tokens
+from quell.storage.tokens import Binding, Token
 
 _MAX_TTL = 10 * 365 * 86_400.0
+_MAX_GRACE = 30 * 86_400.0
+
+#: Printable, without a slash: it is a part of a path.
+_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:@+-]*$")]
+_Word = Annotated[str, Meta(min_length=1, max_length=253)]
+_Words = Annotated[tuple[_Word, ...], Meta(max_length=1000)]
 
 
 class TokenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     role: Role
-    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    name: _Name
     #: Seconds; None: until withdrawn.
     ttl: Annotated[float, Meta(gt=0, le=_MAX_TTL)] | None = None
+    #: What of the role it may do; None: all of it.
+    permissions: list[Permission] | None = None
+    #: What its events may be about, of role ingest only; clusters and nodes may be globs. None: anything.
+    detectors: _Words = ()
+    clusters: _Words = ()
+    nodes: _Words = ()
+    #: Take the place of a token of the same name, whose secret then works no more.
+    replace: bool = False
+
+
+class Rotation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    #: Seconds for which the secret before works as well.
+    grace: Annotated[float, Meta(ge=0, le=_MAX_GRACE)] = 0.0
 
 
 class IssuedToken(Struct, frozen=True, kw_only=True):
@@ -34,6 +53,8 @@ class IssuedToken(Struct, frozen=True, kw_only=True):
     role: Role
     name: str
     expires: float | None
+    #: Until when the secret before a rotation works.
+    old_until: float | None = None
 
 
 class LoginLink(Struct, frozen=True):
@@ -43,31 +64,62 @@ class LoginLink(Struct, frozen=True):
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
-    auth, store = services.auth, services.controller.store
+    accounts, store = services.accounts, services.controller.store
 
     @get("/v1/tokens", summary="Who has a token; never the tokens", opt=needs(Permission.ADMIN))
-    async def list_tokens(limit: Limit = 1000, cursor: Cursor = None) -> Page[tokens.Token]:
+    async def list_tokens(limit: Limit = 1000, cursor: Cursor = None) -> Page[Token]:
         found = await asyncio.to_thread(store.read, tokens.all_of)
         return page_of(found, limit, cursor, lambda token: token.name)
 
-    @post("/v1/tokens", summary="Make a token; one of the same name stops working", opt=needs(Permission.ADMIN))
-    async def create_token(data: JSONBody[TokenRequest]) -> IssuedToken:
-        secret, now = tokens.new_secret(), time.time()
-        expires = None if data.ttl is None else now + data.ttl
-        token = tokens.Token(name=data.name, role=data.role.value, created=now, expires=expires)
-        await asyncio.wrap_future(store.submit(lambda connection: tokens.put(connection, secret, token)))
-        auth.forget()
-        return IssuedToken(token=secret, role=data.role, name=data.name, expires=expires)
+    @post(
+        "/v1/tokens",
+        summary="Make a token that may do no more than its maker",
+        opt=needs(Permission.ADMIN, secret=True),
+    )
+    async def create_token(data: JSONBody[TokenRequest], request: Request[Any, Any, Any]) -> IssuedToken:
+        secret, token = await accounts.tokens.create(
+            caller_of(request),
+            data.name,
+            data.role,
+            ttl=data.ttl,
+            permissions=data.permissions,
+            binding=Binding(detectors=data.detectors, clusters=data.clusters, nodes=data.nodes),
+            replace=data.replace,
+        )
+        return _issued(secret, token)
 
-    @delete("/v1/tokens/{name:path}", status_code=204, summary="Withdraw a token", opt=needs(Permission.ADMIN))
-    async def delete_token(name: FromPath[str]) -> None:
-        name = name.removeprefix("/")
-        if not await asyncio.wrap_future(store.submit(lambda connection: tokens.delete(connection, name))):
-            raise Refusal(404, f"no token {name}")
-        auth.forget()
+    @post(
+        "/v1/tokens/{name:str}/rotate",
+        summary="Give a token a new secret; the one before may work for a while",
+        opt=needs(Permission.ADMIN, secret=True),
+    )
+    async def rotate_token(
+        name: FromPath[str], data: JSONBody[Rotation], request: Request[Any, Any, Any]
+    ) -> IssuedToken:
+        return _issued(*await accounts.tokens.rotate(caller_of(request), name, data.grace))
 
-    @post("/v1/login-links", summary="A link that logs a browser in once", opt=needs(Permission.ADMIN))
-    async def login_link() -> LoginLink:
-        return LoginLink(path=f"/login?code={auth.login_code()}")
+    @delete("/v1/tokens/{name:str}", status_code=204, summary="Withdraw a token", opt=needs(Permission.ADMIN))
+    async def delete_token(name: FromPath[str], request: Request[Any, Any, Any]) -> None:
+        await accounts.tokens.delete(caller_of(request).actor, name)
 
-    return [list_tokens, create_token, delete_token, login_link]
+    @post(
+        "/v1/login-links",
+        summary="A link that logs a browser in once: as this user, or as a viewer if a token asks",
+        opt=needs(Permission.ADMIN, secret=True),
+    )
+    async def login_link(request: Request[Any, Any, Any]) -> LoginLink:
+        return LoginLink(path=f"/login?code={accounts.logins.link(caller_of(request))}")
+
+    return [list_tokens, create_token, rotate_token, delete_token, login_link]
+
+
+def caller_of(request: Request[Any, Any, Any]) -> Caller:
+    """Who is asking; the guard has looked at what they may do."""
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+def _issued(secret: str, token: Token) -> IssuedToken:
+    return IssuedToken(
+        token=secret, role=Role(token.role), name=token.name, expires=token.expires, old_until=token.old_until
+    )
