@@ -12,9 +12,10 @@ import httpx
 import uvloop
 from msgspec import Struct
 
+from quell.configuration import Configuration
 from quell.controller.controller import Controller
 from quell.serve import serving
-from quell.settings import Ingest, Server, Settings
+from quell.settings import Ingest, Settings
 
 
 class Live(Struct):
@@ -32,16 +33,25 @@ class Live(Struct):
 
 
 @contextlib.contextmanager
-def live(folder: Path, ingest: Ingest | None = None) -> Iterator[Live]:
-    """The controller is stopped at the end of the block; an error of its start is raised here."""
-    settings = Settings(server=Server(port=0), ingest=ingest or Ingest())
+def live(
+    folder: Path,
+    ingest: Ingest | None = None,
+    *,
+    configuration: Configuration | None = None,
+) -> Iterator[Live]:
+    """The controller is stopped at the end of the block; an error of its start is raised here.
+
+    configuration: what it is started with beside the port, in place of ingest.
+    """
+    given = configuration or Configuration(settings=Settings(ingest=ingest or Ingest()))
+    settings = given.settings.with_values({"server.port": 0})
     started = threading.Event()
     running: list[Live] = []
     failed: list[BaseException] = []
     stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     async def serve() -> None:
-        async with serving(folder, settings) as server:
+        async with serving(folder, settings, given.origins) as server:
             ended = asyncio.Event()
             stop.append((asyncio.get_running_loop(), ended))
             running.append(Live(url=server.url, folder=folder, controller=server.controller))
