@@ -16,8 +16,11 @@ import structlog
 from quell.channel.keys import load_or_create_key
 from quell.channel.messages import Hello, Seen
 from quell.configuration import Origin
+from quell.controller import audit_trail
+from quell.controller.audit_keeper import AuditKeeper
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.editing import Changed, Editing
+from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.live_settings import LiveSettings
 from quell.controller.own_events import after_outcome, makes_event, own_event
 from quell.controller.pipeline import Pipeline
@@ -29,14 +32,17 @@ from quell.durations import parse_duration
 from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
 from quell.ids import uuid7
+from quell.inventory.enrichment import merged
 from quell.matching.index import (
     Index,
     compile,  # noqa: A004 - the word of the design
 )
 from quell.model.action import word
+from quell.model.audit import Actor
 from quell.model.decision import Command, Outcome, StateChange
 from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
+from quell.model.sighting import Sightings
 from quell.model.subject import Subject
 from quell.response.quarantine import Release, let_go, run_out
 from quell.response.state import AgentFacts, Safety, State
@@ -44,7 +50,7 @@ from quell.settings import Settings
 from quell.storage import agents as stored_agents
 from quell.storage import flags as stored_flags
 from quell.storage import rejects as stored_rejects
-from quell.storage.records import Reject, Retention, Stored
+from quell.storage.records import Noted, Reject, Retention, Stored
 from quell.storage.store import Store
 
 #: Seconds between two looks at leases and at the size of what a restart would replay.
@@ -66,6 +72,7 @@ class Controller:
         self.store = store
         self.live = LiveSettings(store, settings, origins or {})
         self.live.subscribe(self._use)
+        self._keeper = AuditKeeper(store, lambda: self.settings.audit_age)
         self.signing_key = load_or_create_key(folder / "controller.key")
         self.state = _restored(store, self.live.safety)
         self.rulebook = Editing(
@@ -78,6 +85,7 @@ class Controller:
         #: What each enrolled agent last said of itself, by id.
         self._agents = {agent.id: hello for agent in store.read(stored_agents.all_of) if (hello := _hello(agent))}
         self._linked: set[str] = set()
+        self.inventory = LiveInventory(store, time.time, self._set_agents)
         self._tasks: set[asyncio.Task[None]] = set()
         self.dispatcher = Dispatcher(
             store,
@@ -99,6 +107,7 @@ class Controller:
             self.dispatcher.prepare,
             time.time,
             self._write_failed,
+            self.inventory,
         )
         self._set_agents()
         _freeze()
@@ -117,6 +126,7 @@ class Controller:
             retention=Retention(max_bytes=journal.max_bytes, max_age=parse_duration(journal.max_age)),
             queue_bytes=settings.ingest.queue_bytes,
             call=loop.call_soon_threadsafe,
+            key=load_or_create_key(folder / "controller.key"),
         )
         return cls(folder, settings, store, origins)
 
@@ -132,6 +142,7 @@ class Controller:
         self.dispatcher.start()
         self.webhooks.start()
         self._spawn(self._tick())
+        self._spawn(self._keeper.run())
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -139,6 +150,8 @@ class Controller:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.dispatcher.stop()
         await self.webhooks.stop()
+        self.inventory.close()
+        await asyncio.to_thread(self._keeper.tell)
         await asyncio.to_thread(self.store.close)
 
     # ---- events
@@ -211,19 +224,27 @@ class Controller:
         """Its facts are kept: while its link is down, commands wait for it until they expire."""
         self._agents[hello.agent] = hello
         self._linked.add(hello.agent)
+        self.inventory.linked(hello)
         self._set_agents()
         self.store.write(lambda connection: _keep_hello(connection, hello, time.time()), _told)
 
     def agent_disconnected(self, agent: str) -> None:
         self._linked.discard(agent)
+        self.inventory.lost(agent_source(agent))
 
     def sighted(self, hello: Hello, seen: Seen) -> None:
         """What runs on an agent's machine, as its runtimes say."""
+        self.inventory.sighted(hello, seen)
+
+    def take_sightings(self, sightings: Sightings) -> None:
+        """What a cluster's Kubernetes says. ValueError: a source of no known kind."""
+        self.inventory.take(sightings)
 
     def agent_withdrawn(self, agent: str) -> None:
         """Its enrolment has ended: nothing is sent to it any more."""
         self._linked.discard(agent)
         self._agents.pop(agent, None)
+        self.inventory.forget(agent_source(agent))
         self._set_agents()
 
     def agents(self) -> list[dict[str, Any]]:
@@ -261,21 +282,23 @@ class Controller:
             for key, held in sorted(self.state.quarantines.items())
         ]
 
-    async def release(self, key: str, by: str) -> bool:
+    async def release(self, key: str, by: Actor) -> bool:
         """A person ends a quarantine, whoever holds it. False: there is none of this key."""
-        if key not in self.state.quarantines:
+        held, now = self.state.quarantines.get(key), time.time()
+        if held is None:
             return False
-        await self._release(let_go(self.state, time.time(), key=key, by=by), f"released by {by}")
+        noted = Noted(entry=audit_trail.of_release(by, key, held), time=now)
+        await self._release(let_go(self.state, now, key=key, by=str(by)), f"released by {by}", [noted])
         return True
 
-    async def _release(self, released: Release, why: str) -> None:
+    async def _release(self, released: Release, why: str, noted: Sequence[Noted] = ()) -> None:
         if not released.changes:
             return
         now = time.time()
         nodes = {command.target.node for command in released.commands}
         subject = Subject(node=nodes.pop() if len(nodes) == 1 else None)
         event = own_event(uuid7(now), "Quarantine.Release", subject, why, now, now)
-        await self.pipeline.submit_release(event, released)
+        await self.pipeline.submit_release(event, released, noted)
 
     # ---- what comes back
 
@@ -318,7 +341,10 @@ class Controller:
 
     @staticmethod
     def _decoded(stored: Stored) -> Event:
-        return DETECTORS[stored.source].decode(stored.raw, id=stored.id, received=stored.received)
+        """The event as it was decided: with what the inventory had added."""
+        event = DETECTORS[stored.source].decode(stored.raw, id=stored.id, received=stored.received)
+        added = stored.decision.added
+        return event if added is None else msgspec.structs.replace(event, subject=merged(event.subject, added))
 
     def _write_failed(self) -> None:
         """The state holds what the journal does not: decide nothing until it is read back."""
@@ -345,6 +371,7 @@ class Controller:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK)
+            self.inventory.tick()
             if self.pipeline.suspended:
                 continue
             released = run_out(self.state, time.time())
@@ -360,7 +387,11 @@ class Controller:
         self.store.snapshot(self.state.snapshot(), _told)
 
     def _set_agents(self) -> None:
-        self.state.set_agents(_agent_facts(hello) for hello in self._agents.values())
+        """What the state knows from outside: the agents, and the inventory's workloads."""
+        self.state.workloads = self.inventory.workloads
+        self.state.set_agents(
+            _agent_facts(hello, kubernetes=self.inventory.is_kubernetes(hello.node)) for hello in self._agents.values()
+        )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -389,7 +420,7 @@ def _hello(agent: stored_agents.Agent) -> Hello | None:
     return Hello(agent=agent.id, node=agent.node, machine_id=agent.machine_id, **said)
 
 
-def _agent_facts(hello: Hello) -> AgentFacts:
+def _agent_facts(hello: Hello, *, kubernetes: bool) -> AgentFacts:
     return AgentFacts(
         id=hello.agent,
         node=hello.node,
@@ -398,6 +429,7 @@ def _agent_facts(hello: Hello) -> AgentFacts:
         boot_time=hello.boot_time,
         capabilities=frozenset(hello.capabilities),
         host_netns=hello.host_netns,
+        kubernetes=kubernetes,
     )
 
 

@@ -32,9 +32,9 @@ from quell.storage import inventory as stored
 from quell.storage.store import Store
 
 #: Sightings taken in one go; some milliseconds' work.
-PART = 500
+PART = 200
 #: Workloads whose groups are asked again in one go, after the documents changed.
-ASKED = 1000
+ASKED = 100
 #: Words saved in one go.
 SAVED = 2000
 
@@ -168,17 +168,16 @@ class LiveInventory:
             pass
 
     def _split(self, told: Sightings) -> Iterable[Sightings]:
-        """A message in parts; what it takes back comes last, so that nothing is gone that is only told of later."""
-        seen = told.seen
-        for start in range(0, len(seen), PART):
-            yield msgspec.structs.replace(told, seen=seen[start : start + PART], gone=(), complete=False)
-        gone = told.gone
+        """A message in parts, first what it takes back."""
+        seen, gone = told.seen, told.gone
         if told.complete:
             here = {(kind_of(sighting), key_of(sighting)) for sighting in seen}
             here |= {("container", each.id) for pod in seen if isinstance(pod, PodSeen) for each in pod.containers}
             before = [(kind, key) for kind in told.kinds for key in self._inventory.told(told.source, kind)]
             gone += tuple(Gone(kind=kind, key=key) for kind, key in before if (kind, key) not in here)
         yield msgspec.structs.replace(told, seen=(), gone=gone, complete=False)
+        for start in range(0, len(seen), PART):
+            yield msgspec.structs.replace(told, seen=seen[start : start + PART], gone=(), complete=False)
 
     def _took(self, changed: Changed) -> None:
         if changed.workloads:
@@ -254,6 +253,11 @@ class LiveInventory:
         return True
 
     # ---- asked
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing that was told waits to be taken in, and no workload for its groups."""
+        return not self._parts and not self._membership.waiting
 
     def is_kubernetes(self, node: str) -> bool:
         """Whether somebody says that this is a node of Kubernetes."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from quell.inventory.join import Sources, is_kubernetes, join, join_pod
+from quell.inventory.join import UNNAMED, Sources, is_kubernetes, join, join_pod
 from quell.inventory.statements import (
     CONTAINER,
     IMAGE,
@@ -29,6 +29,8 @@ from quell.inventory.statements import (
 )
 from quell.model.sighting import ContainerSeen, NodeSeen, PodSeen, ServiceSeen, Sighting, Sightings
 from quell.response.facts import Workload
+
+K = TypeVar("K")
 
 #: Seconds for which a workload that is gone is still known, so that events on their way find it: the age until which an
 #: event may still lead to a quarantine.
@@ -64,6 +66,8 @@ class Inventory:
         self._short: dict[str, tuple[str, ...]] = {}
         #: By pod, namespace, node, and image id where the image's name is not told: container ids.
         self._related: dict[tuple[str, str], set[str]] = {}
+        #: By source and pod: containers that the source says are in it.
+        self._inside: dict[str, dict[str, tuple[str, ...]]] = {}
         #: By namespace and name: uids, of pods that ended lately too.
         self._pods: dict[tuple[str, str], tuple[str, ...]] = {}
         self._ended: deque[tuple[float, str, str, str]] = deque()
@@ -82,21 +86,21 @@ class Inventory:
         if rank is Rank.KUBERNETES:
             self._clusters[told.source] = told.source.partition("/")[2]
         change = _Change()
-        here = {(kind_of(sighting), key_of(sighting)) for sighting in told.seen} if told.complete else set()
-        for sighting in told.seen:
-            if is_sound(sighting):
-                self._say(told.source, rank, sighting, now, change)
-            else:
-                self._statements.refused += 1
-        for gone in told.gone:
-            if gone.kind in KINDS:
-                self._take_back(told.source, gone.kind, gone.key, change)
         if told.complete:
+            here = {(kind_of(sighting), key_of(sighting)) for sighting in told.seen}
             nested = {
                 each.id for sighting in told.seen if isinstance(sighting, PodSeen) for each in sighting.containers
             }
             for kind in told.kinds:
                 self._drop_others(told.source, kind, here | {(CONTAINER, each) for each in nested}, change)
+        for gone in told.gone:
+            if gone.kind in KINDS:
+                self._take_back(told.source, gone.kind, gone.key, change)
+        for sighting in told.seen:
+            if is_sound(sighting):
+                self._say(told.source, rank, sighting, now, change)
+            else:
+                self._statements.refused += 1
         return self._settle(change, now)
 
     def restore(self, said: Iterable[tuple[tuple[str, str, str], Sighting]], now: float) -> None:
@@ -107,7 +111,7 @@ class Inventory:
                 self._silent[source] = now
                 if rank_of(source) is Rank.KUBERNETES:
                     self._clusters[source] = source.partition("/")[2]
-            self._say(source, rank_of(source), sighting, now, change)
+            self._word(source, rank_of(source), sighting, now, change)
         self._settle(change, now)
         self._unsaved.clear()
 
@@ -191,7 +195,9 @@ class Inventory:
         return found
 
     def cluster_of_node(self, node: str) -> str | None:
-        return self._sources.cluster_of_node(node)
+        """None: it is in none, in several, or in one without a name."""
+        cluster = self._sources.cluster_of_node(node)
+        return None if cluster == UNNAMED else cluster
 
     def machine_of_node(self, node: str) -> str | None:
         """The machine id that the most believed source gives."""
@@ -201,9 +207,9 @@ class Inventory:
     def is_kubernetes(self, node: str) -> bool:
         return is_kubernetes(node, self._statements)
 
-    def told(self, source: str, kind: str) -> frozenset[str]:
+    def told(self, source: str, kind: str) -> list[str]:
         """Keys of the things of a kind that a source speaks of."""
-        return frozenset(self._statements.of(source, kind))
+        return list(self._statements.of(source, kind))
 
     @property
     def refused(self) -> int:
@@ -213,35 +219,38 @@ class Inventory:
     # ---- keeping it joined
 
     def _say(self, source: str, rank: Rank, sighting: Sighting, now: float, change: _Change) -> None:
-        if isinstance(sighting, PodSeen):
-            inside = [
-                msgspec.structs.replace(
-                    each,
-                    pod_uid=sighting.uid,
-                    pod_name=sighting.name,
-                    namespace=sighting.namespace,
-                    node=each.node or sighting.node,
-                )
-                for each in sighting.containers
-            ]
-            sighting = msgspec.structs.replace(sighting, containers=())
-            before = [
-                each
-                for each in self._related.get((POD, sighting.uid), ())
-                if isinstance(word := self._statements.word(source, CONTAINER, each), ContainerSeen)
-                and word.pod_uid == sighting.uid
-            ]
-            for identifier in set(before) - {each.id for each in inside} if inside or rank is Rank.KUBERNETES else ():
-                self._take_back(source, CONTAINER, identifier, change)
-            for each in inside:
-                if is_sound(each):
-                    self._say(source, rank, each, now, change)
+        if not isinstance(sighting, PodSeen):
+            self._word(source, rank, sighting, now, change)
+            return
+        inside = [
+            msgspec.structs.replace(
+                each,
+                pod_uid=sighting.uid,
+                pod_name=sighting.name,
+                namespace=sighting.namespace,
+                node=each.node or sighting.node,
+            )
+            for each in sighting.containers
+        ]
+        # An agent may tell of pods and of their containers apart.
+        if inside or rank is Rank.KUBERNETES:
+            here = {each.id for each in inside}
+            for identifier in self._inside.get(source, {}).get(sighting.uid, ()):
+                if identifier not in here:
+                    self._take_back(source, CONTAINER, identifier, change)
+        for each in inside:
+            if is_sound(each):
+                self._word(source, rank, each, now, change)
+        self._word(source, rank, msgspec.structs.replace(sighting, containers=()), now, change)
+
+    def _word(self, source: str, rank: Rank, sighting: Sighting, now: float, change: _Change) -> None:
         sighting = lean(sighting)
         while rank is Rank.EVENT and len(self._taught) >= LIMITS[Rank.EVENT]:
             self._take_back(*self._taught.popleft()[1], change)
+        kind, key = kind_of(sighting), key_of(sighting)
+        before = self._statements.word(source, kind, key)
         if not self._statements.put(source, rank, sighting):
             return
-        kind, key = kind_of(sighting), key_of(sighting)
         if rank is Rank.EVENT:
             self._taught.append((now, Key(source, kind, key)))
         else:
@@ -252,8 +261,10 @@ class Inventory:
             named = (sighting.namespace, sighting.name)
             if key not in self._pods.get(named, ()):
                 self._pods[named] = (*self._pods.get(named, ()), key)
-        elif isinstance(sighting, ContainerSeen) and rank is not Rank.EVENT and len(key) > SHORT:
-            self._supersede(key[:SHORT], change)
+        elif isinstance(sighting, ContainerSeen):
+            self._move(source, key, before, sighting)
+            if rank is not Rank.EVENT and len(key) > SHORT:
+                self._supersede(key[:SHORT], change)
         change.touch(kind, key)
 
     def _supersede(self, short: str, change: _Change) -> None:
@@ -269,17 +280,31 @@ class Inventory:
         if rank_of(source) is not Rank.EVENT:
             self._unsaved[Key(source, kind, key)] = None
         if isinstance(word, PodSeen):
-            for identifier in list(self._related.get((POD, key), ())):
-                container = self._statements.word(source, CONTAINER, identifier)
-                if isinstance(container, ContainerSeen) and container.pod_uid == key:
-                    self._take_back(source, CONTAINER, identifier, change)
+            for identifier in self._inside.get(source, {}).get(key, ()):
+                self._take_back(source, CONTAINER, identifier, change)
             if not self._statements.about(POD, key):
                 change.ended_pods.append((word.namespace, word.name, key))
+        elif isinstance(word, ContainerSeen):
+            self._move(source, key, word, None)
         elif isinstance(word, ServiceSeen) and not self._statements.about(SERVICE, key):
             self._services.get(word.namespace, {}).pop(key, None)
             if not self._services.get(word.namespace, True):
                 del self._services[word.namespace]
         change.touch(kind, key)
+
+    def _move(self, source: str, identifier: str, before: Sighting | None, after: ContainerSeen | None) -> None:
+        """Keep up which containers a source says are in which pod."""
+        left = before.pod_uid if isinstance(before, ContainerSeen) else None
+        joined = None if after is None else after.pod_uid
+        if left == joined:
+            return
+        pods = self._inside.setdefault(source, {})
+        if left is not None:
+            _leave(pods, left, identifier)
+        if joined is not None:
+            pods[joined] = (*pods.get(joined, ()), identifier)
+        if not pods:
+            del self._inside[source]
 
     def _drop_others(self, source: str, kind: str, here: set[tuple[str, str]], change: _Change) -> None:
         for key in [key for key in self._statements.of(source, kind) if (kind, key) not in here]:
@@ -324,20 +349,11 @@ class Inventory:
     def _forget(self, known: Workload) -> None:
         del self.workloads[known.id]
         self._unrelate(known)
-        left = tuple(each for each in self._short[known.id[:SHORT]] if each != known.id)
-        if left:
-            self._short[known.id[:SHORT]] = left
-        else:
-            del self._short[known.id[:SHORT]]
+        _leave(self._short, known.id[:SHORT], known.id)
 
     def _forget_pod(self, namespace: str, name: str, uid: str) -> None:
-        if self._statements.about(POD, uid):
-            return
-        left = tuple(each for each in self._pods.get((namespace, name), ()) if each != uid)
-        if left:
-            self._pods[namespace, name] = left
-        else:
-            self._pods.pop((namespace, name), None)
+        if not self._statements.about(POD, uid):
+            _leave(self._pods, (namespace, name), uid)
 
     def _relate(self, known: Workload) -> None:
         for relation in _relations(known):
@@ -368,6 +384,14 @@ class _Change:
             return
         self.nodes = self.nodes or kind == NODE
         self.others[kind, key] = None
+
+
+def _leave(index: dict[K, tuple[str, ...]], key: K, identifier: str) -> None:
+    left = tuple(each for each in index.get(key, ()) if each != identifier)
+    if left:
+        index[key] = left
+    else:
+        index.pop(key, None)
 
 
 def _relations(known: Workload) -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ from quell.response.facts import Workload
 
 T = TypeVar("T")
 
+#: Of the one cluster that has no name.
+UNNAMED = "in-cluster"
 #: Labels of a container that name its service, as compose files, Swarm and podman's units give it.
 SERVICE_LABELS = (
     "com.docker.compose.service",
@@ -106,7 +108,7 @@ def join(identifier: str, sources: Sources) -> Workload | None:
         image=_first(runtime, lambda container: container.image) or sources.image_name(image_id),
         image_id=image_id,
         node=node,
-        cluster=cluster,
+        cluster=_shown(cluster),
         service=service or (None if is_taught else _labelled(labels if pod_uid is None else None) or name),
         namespace=namespace,
         labels=labels,
@@ -144,7 +146,7 @@ def join_pod(uid: str, sources: Sources) -> Workload | None:
     return Workload(
         id=uid,
         node=node,
-        cluster=cluster,
+        cluster=_shown(cluster),
         service=service,
         namespace=pod.namespace,
         labels=pod.labels,
@@ -162,6 +164,10 @@ def is_kubernetes(node: str, statements: Statements) -> bool:
     return any(
         isinstance(each.sighting, NodeSeen) and each.sighting.kubernetes for each in statements.about(NODE, node)
     )
+
+
+def _shown(cluster: str | None) -> str | None:
+    return None if cluster == UNNAMED else cluster
 
 
 def _authorities(said: Sequence[Said]) -> Sequence[Said]:

@@ -48,6 +48,11 @@ class Membership:
             self._ask(identifier, now)
         return not self._waiting
 
+    @property
+    def waiting(self) -> int:
+        """Workloads whose groups are to be asked again."""
+        return len(self._waiting)
+
     def groups_of(self, identifier: str, now: float) -> tuple[str, ...]:
         """Of a workload by its full id, reserved groups first."""
         if identifier in self._waiting:
