@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quell.cli.connection import Connection, connect, default_state
+from quell.cli.exits import Exit
 from quell.cli.output import Format, Output, clock, console, print_data
 
 if TYPE_CHECKING:
@@ -64,13 +66,18 @@ def restore(
     folder = state or connection.state or default_state()
     with _progress() as told:
         if check:
-            done = restoring.check(file, told)
+            done = restoring.check(file, time.time(), told)
         else:
             done = restoring.restore(file, folder, force=force, now=time.time(), told=told)
     migrated = f", migrated to {done.schema}" if done.schema != done.manifest.schema else ""
     aside = f"; what was there is in {done.aside}" if done.aside else ""
-    words = f"{file} is sound{migrated}" if check else f"restored to {folder}{migrated}{aside}"
+    sound = "can be restored" if done.findings else "is sound"
+    words = f"{file} {sound}{migrated}" if check else f"restored to {folder}{migrated}{aside}"
     _print(file, done.manifest, output, words)
+    for finding in done.findings:
+        print(f"quell: its audit log, entry {finding.n}: {finding.fault}: {finding.detail}", file=sys.stderr)
+    if check and done.findings:
+        raise typer.Exit(Exit.FAILED)
 
 
 def _print(file: Path, manifest: Manifest, form: Format, words: str) -> None:

@@ -16,12 +16,18 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
 
 from quell.errors import StoreError
-from quell.storage import archive, backup, schema
+from quell.model.audit import QUELL, AuditEntry, Finding
+from quell.storage import archive, audit, backup, schema
 from quell.storage.archive import Manifest, Progress, unseen
 from quell.storage.lock import Lock
+from quell.storage.seal import Seal
 
 #: In the state folder, for as long as a backup is unpacked and checked.
 _STAGING = ".restore"
@@ -36,15 +42,16 @@ class Restored(Struct, frozen=True, kw_only=True):
     manifest: Manifest
     #: The version of the database after migrating it.
     schema: int
+    #: What is wrong with the audit log in it: it was so when the backup was made, or somebody changed the backup.
+    findings: tuple[Finding, ...] = ()
     #: Where the files that were there before are; None: there were none.
     aside: Path | None = None
 
 
-def check(path: Path, told: Progress = unseen) -> Restored:
-    """Everything that a restore does but putting files in place. Raises StoreError, OSError."""
+def check(path: Path, now: float, told: Progress = unseen) -> Restored:
+    """Everything that a restore does but putting files in place. now: epoch seconds. Raises StoreError, OSError."""
     with TemporaryDirectory(prefix="quell-") as scratch:
-        manifest, version = _unpacked(path, Path(scratch), told)
-    return Restored(manifest=manifest, schema=version)
+        return _unpacked(path, Path(scratch), now, told)
 
 
 def restore(path: Path, folder: Path, *, force: bool, now: float, told: Progress = unseen) -> Restored:
@@ -64,13 +71,12 @@ def restore(path: Path, folder: Path, *, force: bool, now: float, told: Progress
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)
         try:
-            manifest, version = _unpacked(path, staging, told)
+            done = _unpacked(path, staging, now, told)
             _give_to_owner(folder, folder / _LOCK, staging, *staging.iterdir())
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
-        aside = _put_in_place(folder, staging, now)
-        return Restored(manifest=manifest, schema=version, aside=aside)
+        return msgspec.structs.replace(done, aside=_put_in_place(folder, staging, now))
 
 
 @contextmanager
@@ -94,8 +100,8 @@ def _found(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.name not in _IGNORED)
 
 
-def _unpacked(path: Path, into: Path, told: Progress) -> tuple[Manifest, int]:
-    """The manifest and the schema's version after migrating, of a backup that is sound in every respect."""
+def _unpacked(path: Path, into: Path, now: float, told: Progress) -> Restored:
+    """A backup that is sound in every respect but perhaps the audit log, in `into`, brought to the newest version."""
     newest = schema.migrations()[-1][0]
     manifest = archive.read(path, into, told)
     if manifest.schema > newest:
@@ -104,16 +110,41 @@ def _unpacked(path: Path, into: Path, told: Progress) -> tuple[Manifest, int]:
             f"versions up to {newest}: use a newer Quell"
         )
     told("verify", 0, 1)
+    key = _key(path, into / archive.KEY)
     database = into / archive.DATABASE
     try:
         _check_database(path, database, manifest)
         with closing(schema.connect(database)) as connection:
             schema.prepare(connection, keep=False)
+            findings = audit.verify(connection, key.public_key()).findings
+            _settle(connection, key, path, manifest, now)
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error as error:
         raise StoreError(f"{path}: its database cannot be used: {error}") from error
     told("verify", 1, 1)
-    return manifest, newest
+    return Restored(manifest=manifest, schema=newest, findings=tuple(findings))
+
+
+def _settle(connection: sqlite3.Connection, key: Ed25519PrivateKey, path: Path, manifest: Manifest, now: float) -> None:
+    """What must not come back as it was, and a note of where the log has a gap."""
+    moment = clock.strftime("%Y-%m-%dT%H:%M:%SZ", clock.gmtime(manifest.time))
+    note = f"from a backup of {moment}; what came after it is not known here"
+    seal = Seal(connection, key, lambda: now)
+    connection.execute("BEGIN IMMEDIATE")
+    seal.begin()
+    audit.append(connection, AuditEntry(actor=QUELL, verb="restore", kind="backup", name=path.name, note=note), now)
+    seal.close()
+    connection.execute("COMMIT")
+
+
+def _key(path: Path, file: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(file.read_bytes(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise StoreError(f"{path}: its {file.name} holds no private key: {error}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StoreError(f"{path}: its {file.name} holds another kind of key, expected Ed25519")
+    return key
 
 
 def _check_database(path: Path, database: Path, manifest: Manifest) -> None:

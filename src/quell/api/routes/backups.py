@@ -65,6 +65,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
 
 async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
-    with file:
+    try:
         while part := await asyncio.to_thread(file.read, _PART):
             yield part
+    finally:
+        # Closing it frees the file's room on the disk, which takes a while.
+        await asyncio.to_thread(file.close)

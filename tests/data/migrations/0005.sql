@@ -1,0 +1,2 @@
+-- A document of a named source.
+INSERT INTO documents (kind, name, id, revision, body, source, created, changed, changed_by) VALUES ('Group', 'paid', 0, 2, x'7b226e616d65223a2270616964222c226372697465726961223a5b7b226b6579223a226e616d657370616365222c226f70223a223d222c2276616c7565223a2270616964227d5d2c22736f75726365223a7b226c696e65223a377d7d', 'git', 1795375000.25, 1795375001.25, 'user/ann');
