@@ -11,6 +11,7 @@ import typer
 from quell import __version__
 from quell.cli import (
     agents,
+    audit,
     backups,
     doctor,
     documents,
@@ -21,6 +22,7 @@ from quell.cli import (
     processes,
     quarantines,
     rejects,
+    settings,
     tokens,
     webhooks,
 )
@@ -70,6 +72,9 @@ app.command()(documents.delete)
 app.command()(documents.validate)
 app.command()(export.export)
 app.command()(explain.explain)
+app.command()(settings.status)
+app.command()(settings.pause)
+app.command()(settings.resume)
 app.command()(tokens.login)
 app.command()(backups.backup)
 app.command()(backups.restore)
@@ -82,6 +87,8 @@ app.add_typer(quarantines.app, name="quarantines")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(agents.app, name="agents")
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(settings.app, name="settings")
+app.add_typer(audit.app, name="audit")
 
 
 @app.command()

@@ -14,10 +14,13 @@ from typing import Any, Self
 
 from quell.client.accounts import Accounts
 from quell.client.agents import Agents
+from quell.client.audit import Audit
 from quell.client.backups import Backups
 from quell.client.documents import Documents
 from quell.client.events import Events
+from quell.client.inventory import Inventory
 from quell.client.session import Session
+from quell.client.settings import ControllerSettings
 from quell.client.webhooks import Webhooks
 
 
@@ -28,9 +31,12 @@ class Client:
         session = self._session = Session(url, token, timeout=timeout)
         self.accounts = Accounts(session)
         self.agents = Agents(session)
+        self.audit = Audit(session)
         self.backups = Backups(session)
         self.documents = Documents(session)
         self.events = Events(session)
+        self.inventory = Inventory(session)
+        self.settings = ControllerSettings(session)
         self.webhooks = Webhooks(session)
 
     def __enter__(self) -> Self:
