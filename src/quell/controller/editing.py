@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -201,7 +201,7 @@ def _prepare(plan: Plan, edition: Edition, *, diffs: bool) -> _Prepared:
         documents,
         compile_index(documents, revision=edition.revision),
         tuple(_stored(step.key, step.after) for step in plan.changes if step.after is not None),
-        tuple(_entry(step, edition) for step in plan.changes),
+        tuple(_entry(step, edition, {key for _, key in plan.released}) for step in plan.changes),
     )
 
 
@@ -219,13 +219,15 @@ def _told(step: Step, *, diffs: bool) -> Change:
     )
 
 
-def _entry(step: Step, edition: Edition) -> AuditEntry:
+def _entry(step: Step, edition: Edition, released: Collection[Key]) -> AuditEntry:
     before, after = _thing(step.before), _thing(step.after)
     notes = [f"source {kept.source}" for kept in (step.after or step.before,) if kept and kept.source]
     if step.before and step.after and step.before.source and step.before.source != step.after.source:
         notes.append(f"taken from source {step.before.source}")
     if isinstance(before, Webhook) and isinstance(after, Webhook) and (fields := hidden.changed(before, after)):
         notes.append(f"{', '.join(fields)} changed")
+    if step.key in released:
+        notes.append("its quarantines are ended")
     return AuditEntry(
         actor=edition.editor.actor,
         verb=_AUDIT_VERBS[step.verb],
