@@ -186,6 +186,37 @@ def test_podman_is_asked_once_for_labels_and_networks(store: Store) -> None:
     asyncio.run(scenario())
 
 
+def test_the_first_list_has_labels(store: Store) -> None:
+    store.answers({"id": A, "labels": {"app": "web"}, "network": "none"})
+    store.lists(podman(A, "web"))
+
+    async def scenario() -> None:
+        async with telling(store.runtime) as told:
+            (first,) = told.messages
+            assert first.complete
+            assert told.containers[A].labels == {"app": "web"}
+
+    asyncio.run(scenario())
+
+
+def test_a_podman_that_hangs_is_not_waited_for_and_not_left_behind(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quell.agent.containers.census._SETTLE_SECONDS", 0.5)
+    number = store.podman.with_name("number")
+    store.podman.write_text(f"#!/bin/sh\necho $$ > {number}.new && mv {number}.new {number}\nexec sleep 60\n")
+    store.lists(podman(A, "web"))
+
+    async def scenario() -> int:
+        async with telling(store.runtime) as told:
+            assert told.containers[A].labels is None
+            await told.until(number.exists)
+            return int(number.read_text())
+
+    pid = asyncio.run(scenario())
+    assert not Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize("answer", [b"", b"\xff\n", b"{}\n", b"[" * 100_000, b'{"id": 1}', b'{"id":"x","labels":[]}'])
 def test_a_malformed_answer_of_podmans_says_nothing(answer: bytes) -> None:
     good = json.dumps({"id": A, "labels": {"a": "b"}, "network": "none"}).encode()

@@ -7,10 +7,8 @@ socket: a connection would make systemd start podman's service, and a lasting on
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import time
-from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable
 
 import msgspec
@@ -18,9 +16,10 @@ import structlog
 from msgspec import Struct
 
 from quell.agent.containers import bounds
+from quell.agent.containers.program import answer
 
 _FORMAT = '{"id":{{json .ID}},"labels":{{json .Config.Labels}},"network":{{json .HostConfig.NetworkMode}}}'
-_AT_ONCE = 64
+_AT_ONCE = 256
 _LONGEST_SECONDS = 20.0
 #: A container is in the store a moment before podman's database has it.
 _FIRST_SECONDS = 0.05
@@ -50,14 +49,22 @@ _answer: msgspec.json.Decoder[_Answer] = msgspec.json.Decoder(_Answer)
 class Podman:
     """Runs on the event loop's thread."""
 
-    def __init__(self, heard: Callable[[str, Details], None], program: str | None = None) -> None:
-        """program: None for the one in PATH."""
+    def __init__(
+        self, heard: Callable[[str, Details], None], rests: Callable[[], None], program: str | None = None
+    ) -> None:
+        """Rests is called after each question. program: None for the one in PATH."""
         self.program = program or shutil.which("podman")
         self._heard = heard
+        self._rests = rests
         self._tries: dict[str, int] = {}
         self._waiting: dict[str, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._rests_until = 0.0
+
+    @property
+    def asked(self) -> bool:
+        """Whether it will be asked, or is being asked."""
+        return bool(self._waiting)
 
     def ask(self, identity: str) -> None:
         """An answer comes through heard, or never."""
@@ -94,45 +101,18 @@ class Podman:
                         del self._waiting[identity]
             for identity, told in answers.items():
                 self._heard(identity, told)
+            self._rests()
             pause = _AGAIN_SECONDS * min((self._tries.get(each, 0) for each in self._waiting), default=0)
 
     async def _inspect(self, batch: list[str]) -> dict[str, Details]:
         """What podman says of those it knows; nothing if it cannot be run or takes too long."""
-        process = None
+        words = [self.program or "podman", "container", "inspect", "--format", _FORMAT, *batch]
         try:
-            process = await asyncio.create_subprocess_exec(
-                self.program or "podman",
-                "container",
-                "inspect",
-                "--format",
-                _FORMAT,
-                *batch,
-                stdin=DEVNULL,
-                stdout=PIPE,
-                stderr=DEVNULL,
-            )
-            async with asyncio.timeout(_LONGEST_SECONDS):
-                text = await _whole(process.stdout)
-                await process.wait()
+            text = await answer(words, most=_LONGEST_ANSWER, seconds=_LONGEST_SECONDS)
         except (OSError, TimeoutError) as error:
             _log.warning("podman could not be asked for labels", error=str(error) or "no answer in time")
             return {}
-        finally:
-            if process is not None and process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()  # its end is taken note of, also when this task is cancelled
         return details(text, set(batch))
-
-
-async def _whole(stream: asyncio.StreamReader | None) -> bytes:
-    """Up to the end, or to the bound."""
-    parts: list[bytes] = []
-    size = 0
-    while stream is not None and size < _LONGEST_ANSWER and (part := await stream.read(1 << 16)):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
 
 
 def details(text: bytes, asked: set[str]) -> dict[str, Details]:
@@ -140,13 +120,13 @@ def details(text: bytes, asked: set[str]) -> dict[str, Details]:
     found: dict[str, Details] = {}
     for line in text.splitlines():
         try:
-            answer = _answer.decode(line)
+            told = _answer.decode(line)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
-        if answer.id in asked:
-            kind, _, other = (answer.network or "").partition(":")
-            found[answer.id] = Details(
-                labels=bounds.labels(answer.labels or {}) or {},
+        if told.id in asked:
+            kind, _, other = (told.network or "").partition(":")
+            found[told.id] = Details(
+                labels=bounds.labels(told.labels or {}) or {},
                 sandbox=bounds.identity(other) if kind == "container" else None,
                 host_network=kind == "host",
             )

@@ -96,7 +96,7 @@ class Storage:
         """podman: the program, None for the one in PATH."""
         self._folders = folders
         self._roots = roots
-        self._podman = Podman(self._heard, podman)
+        self._podman = Podman(self._heard, self._settle, podman)
         self._records: dict[str, _Record] = {}
         #: By file of the lists: when it was last read, and what it had.
         self._read: dict[str, tuple[tuple[int, int, int], dict[str, _Record]]] = {}
@@ -122,10 +122,16 @@ class Storage:
             for root in dict.fromkeys((self._roots.graph, self._roots.run)):
                 self._folders.watch(f"{root}/{driver}-containers", self._changed)
         self._look()
-        table.settled(self)
+        if not self._podman.asked:
+            self._settle()
 
     def stop(self) -> None:
         self._podman.stop()
+
+    def _settle(self) -> None:
+        """The first complete list has labels, if podman answers in time."""
+        if self._table is not None:
+            self._table.settled(self)
 
     def _changed(self, name: str) -> None:
         if name in _LISTS or not name:
