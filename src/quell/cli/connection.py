@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 from msgspec import Struct
 
+from quell.cli import credentials
+
 if TYPE_CHECKING:
     from quell.client import Client
 
@@ -16,7 +18,9 @@ DEFAULT_URL = "http://127.0.0.1:7341"
 
 
 class Connection(Struct, frozen=True, kw_only=True):
-    """The global options. token "": the admin.token of the state folder, where this user may read it."""
+    """The global options. token "": the session of `quell login NAME`; without one the admin.token of the state folder,
+    where this user may read it.
+    """
 
     url: str = DEFAULT_URL
     token: str = ""
@@ -33,7 +37,12 @@ def connect(context: typer.Context) -> Client:
     from quell.client import Client  # httpx costs 150 ms that `quell version` and shell completion can do without
 
     connection = context.find_object(Connection) or Connection()
-    return Client(connection.url, connection.token or _token_of(connection.state))
+    return Client(connection.url, connection.token or _session_with(connection.url) or _token_of(connection.state))
+
+
+def _session_with(url: str) -> str:
+    credential = credentials.find(url)
+    return "" if credential is None else credential.token
 
 
 def _token_of(state: Path | None) -> str:

@@ -19,11 +19,13 @@ from quell.cli import (
     explain,
     export,
     flags,
+    login,
     processes,
     quarantines,
     rejects,
     settings,
     tokens,
+    users,
     webhooks,
 )
 from quell.cli.connection import DEFAULT_URL, Connection
@@ -50,7 +52,7 @@ def options(
         typer.Option(
             "--token",
             envvar="QUELL_TOKEN",
-            help="An API token; without one, the admin.token of the state folder.",
+            help="An API token; without one, the session of `quell login NAME`, or the admin.token of the state folder.",
             show_default=False,
         ),
     ] = "",
@@ -75,7 +77,8 @@ app.command()(explain.explain)
 app.command()(settings.status)
 app.command()(settings.pause)
 app.command()(settings.resume)
-app.command()(tokens.login)
+app.command()(login.login)
+app.command()(login.logout)
 app.command()(backups.backup)
 app.command()(backups.restore)
 app.command()(doctor.doctor)
@@ -86,7 +89,10 @@ app.add_typer(rejects.app, name="rejects")
 app.add_typer(quarantines.app, name="quarantines")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(agents.app, name="agents")
+app.add_typer(users.app, name="users")
+app.add_typer(users.app, name="user", hidden=True)
 app.add_typer(tokens.app, name="tokens")
+app.add_typer(tokens.app, name="token", hidden=True)
 app.add_typer(settings.app, name="settings")
 app.add_typer(audit.app, name="audit")
 
@@ -127,5 +133,5 @@ def _report(error: QuellError) -> None:
 
 _ADVICE = {
     Exit.UNREACHABLE: "Is one running (`quell up`)? Another address: --url or QUELL_URL.",
-    Exit.FORBIDDEN: "Give a token that may: --token, QUELL_TOKEN, or --state FOLDER on the controller's machine.",
+    Exit.FORBIDDEN: "Log in as who may (quell login NAME), or give a token: --token, QUELL_TOKEN, or --state FOLDER on its machine.",
 }
