@@ -22,7 +22,7 @@ from quell.model.decision import (
     Status,
 )
 from quell.model.explanation import Explanation
-from quell.model.subject import NetworkTarget, Process, ProcessTarget
+from quell.model.subject import Container, NetworkTarget, Pod, Process, ProcessTarget, Subject
 
 EVENT = {
     "id": "e1",
@@ -159,3 +159,20 @@ def test_actions_and_targets_in_a_word() -> None:
     assert describe_target(TARGET) == "nc (pid 7) on vm"
     by_container = NetworkTarget(node="vm", key="k", container_id="4f1e2a90b7c3aaaa")
     assert describe_target(by_container) == "network of container 4f1e2a90b7c3 on vm"
+
+
+def test_what_the_inventory_added_and_where_it_differs() -> None:
+    added = Subject(
+        namespace="shop",
+        namespace_labels={"env": "prod"},
+        pod=Pod(name="web-1", labels={}),
+        container=Container(id="c" * 12, image_id="sha256:1"),
+        service="web\x1b[2J",
+    )
+    text = printed(Explanation(event=EVENT, decision=decision(added=added, conflicts=("image: the event says a",))))
+    told = " ".join(text.split())
+    assert "inventory added namespace shop, namespace labels env=prod, pod name web-1, pod labels none," in told
+    assert "container id cccccccccccc, container image id sha256:1," in told
+    assert "image: the event says a" in text
+    assert "\x1b" not in text
+    assert "inventory" not in printed(Explanation(event=EVENT, decision=decision()))

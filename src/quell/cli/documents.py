@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quell.cli import inventory
 from quell.cli.connection import connect
 from quell.cli.output import Format, Output, console, print_data, print_rows, visible
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from quell.errors import Problem
 
 Kind = Annotated[str, typer.Argument(help="ResponseRule, Group, Webhook, Policy or Ruleset; or rules, groups, ...")]
+Shown = Annotated[str, typer.Argument(help="A kind of document (rules, groups, webhooks, ...), or workloads or nodes.")]
 Files = Annotated[
     list[str], typer.Option("-f", "--file", help="A YAML file, a folder of them, or - for standard input.")
 ]
@@ -105,11 +107,20 @@ def validate(
 
 def get(
     context: typer.Context,
-    kind: Kind,
-    name: Annotated[str | None, typer.Argument(help="One document; without it, all of the kind.")] = None,
+    kind: Shown,
+    name: Annotated[
+        str | None, typer.Argument(help="One by its name (a workload also by its id); without it, all.")
+    ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show documents as the controller holds them. -o yaml can be applied again."""
+    """Show documents as the controller holds them, or what runs where. -o yaml of documents can be applied again.
+
+    Groups are shown with the learned and reserved ones and the number of their members, one group with its members;
+    -o yaml gives the groups' documents.
+    """
+    if inventory.shows(kind, output):
+        inventory.show(context, kind, name, output)
+        return
     with connect(context) as client:
         documents = client.documents.all(kind, name)
     if output is Format.YAML:

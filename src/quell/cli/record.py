@@ -62,6 +62,8 @@ def print_record(
     explanation = msgspec.convert(_visible(msgspec.to_builtins(explanation)), Explanation)
     decision = explanation.decision
     sections = [_section("event", _event(explanation.event))]
+    if decision.added is not None or decision.conflicts:
+        sections.append(_section("inventory", _inventory(decision)))
     sections.append(_section("matched", [_match(match) for match in decision.matches] or [Text("no rule", "dim")]))
     if near_misses:
         missed = [_near_miss(miss) for miss in decision.near_misses]
@@ -122,6 +124,28 @@ def _event(event: Mapping[str, Any]) -> list[RenderableType]:
         lines.append(Text(str(message), "dim"))
     lines.append(Text(str(event.get("id", "")), "dim"))
     return lines
+
+
+def _inventory(decision: Decision) -> list[RenderableType]:
+    """What was filled in before it was decided, and where event and inventory say different things."""
+    lines: list[RenderableType] = [Text(conflict, "yellow") for conflict in decision.conflicts]
+    if decision.added is not None:
+        facts = ", ".join(_added(msgspec.to_builtins(decision.added)))
+        lines.insert(0, Text.assemble(("added ", "dim"), facts))
+    return lines
+
+
+def _added(facts: Mapping[str, Any], of: str = "") -> list[str]:
+    told: list[str] = []
+    for key, value in facts.items():
+        name = " ".join(part for part in (of, key.replace("_", " ")) if part)
+        if key.endswith("labels"):
+            told.append(f"{name} {', '.join(f'{label}={text}' for label, text in value.items()) or 'none'}")
+        elif isinstance(value, Mapping):
+            told += _added(value, key)
+        else:
+            told.append(f"{name} {value}")
+    return told
 
 
 def describe_subject(subject: Mapping[str, Any]) -> str:

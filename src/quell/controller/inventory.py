@@ -22,7 +22,7 @@ from quell.errors import StoreError
 from quell.inventory.enrichment import Enriched, Enricher
 from quell.inventory.inventory import Changed, Inventory
 from quell.inventory.membership import Membership
-from quell.inventory.statements import KINDS, key_of, kind_of
+from quell.inventory.statements import KINDS, key_of, kind_of, rank_of
 from quell.matching.groups import EXTERNAL, NODES, RESERVED
 from quell.matching.index import Index
 from quell.model.event import Event
@@ -41,7 +41,7 @@ SAVED = 2000
 _log = structlog.get_logger(__name__)
 
 
-class NodeListed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NodeListed(Struct, frozen=True, kw_only=True):
     """A host, as all its sources say."""
 
     name: str
@@ -58,7 +58,7 @@ class NodeListed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sources: tuple[str, ...] = ()
 
 
-class GroupListed(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class GroupListed(Struct, frozen=True, kw_only=True):
     name: str
     #: reserved, learned or defined.
     kind: str
@@ -69,9 +69,20 @@ class GroupListed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rules: tuple[str, ...] = ()
 
 
-class WorkloadListed(Struct, frozen=True, kw_only=True):
-    workload: Workload
-    groups: tuple[str, ...]
+class WorkloadListed(Workload, frozen=True, gc=False, kw_only=True, omit_defaults=False):
+    """A container with the groups it is in."""
+
+    groups: tuple[str, ...] = ()
+
+
+class Member(Struct, frozen=True, kw_only=True):
+    """A container, or (of the group nodes) a host: then id is its name."""
+
+    id: str
+    name: str | None = None
+    namespace: str | None = None
+    node: str | None = None
+    image: str | None = None
 
 
 class LiveInventory:
@@ -85,7 +96,8 @@ class LiveInventory:
         self._inventory = Inventory()
         self._inventory.restore(store.read(stored.all_of), clock())
         self._membership = Membership(self._inventory.workloads, store.read(stored.learned))
-        self._left = dict(self._membership.left)
+        #: As they are saved; None: nobody knows.
+        self._left: dict[str, float] | None = dict(self._membership.left)
         self._index: Index | None = None
         self._enricher = Enricher(self._inventory, self._learn)
         self._refused: Counter[str] = Counter()
@@ -135,6 +147,7 @@ class LiveInventory:
 
     def take(self, told: Sightings) -> None:
         """ValueError: a source of no known kind. What is short counts when this returns, if nothing waits before it."""
+        rank_of(told.source)
         if not self._parts and len(told.seen) <= PART:
             self._took(self._inventory.take(told, self._clock()))
             return
@@ -215,11 +228,8 @@ class LiveInventory:
         self._took(self._inventory.take(Sightings(source=f"event/{event.source}", seen=(seen,)), self._clock()))
 
     def _go_on(self) -> None:
-        if self._work is None or self._work.done():
-            try:
-                self._work = asyncio.get_running_loop().create_task(self._go())
-            except RuntimeError:  # no loop runs yet: the first tick goes on
-                return
+        if not self.is_settled and (self._work is None or self._work.done()):
+            self._work = asyncio.get_running_loop().create_task(self._go())
 
     async def _go(self) -> None:
         while self._parts:
@@ -248,6 +258,7 @@ class LiveInventory:
             if error is not None:
                 _log.error("what the inventory learned could not be saved yet", error=str(error))
                 self._inventory.save_again((*stand, *taken_back))
+                self._left = None
 
         self._store.write(write, done)
         return True
@@ -263,10 +274,19 @@ class LiveInventory:
         """Whether somebody says that this is a node of Kubernetes."""
         return self._inventory.is_kubernetes(node)
 
-    def find(self, identifier: str) -> WorkloadListed | None:
+    def find(self, identifier: str) -> Workload | None:
         """By its id, or at least 12 digits of it."""
-        known = self._inventory.find(identifier)
-        return None if known is None else WorkloadListed(workload=known, groups=self.groups_of(known.id))
+        return self._inventory.find(identifier)
+
+    def listed(self, known: Workload) -> WorkloadListed:
+        return WorkloadListed(**msgspec.structs.asdict(known), groups=self.groups_of(known.id))
+
+    def member(self, identifier: str) -> Member:
+        """Of what `members` gave."""
+        known = self.workloads.get(identifier)
+        if known is None:
+            return Member(id=identifier, name=identifier)
+        return Member(id=identifier, name=known.name, namespace=known.namespace, node=known.node, image=known.image)
 
     def groups_of(self, identifier: str) -> tuple[str, ...]:
         return self._membership.groups_of(identifier, self._clock())
@@ -290,16 +310,16 @@ class LiveInventory:
         )
 
     def groups(self) -> list[GroupListed]:
-        """Reserved, then learned, then defined, each by name."""
+        """Reserved, learned and defined ones, by name."""
         rules: dict[str, list[str]] = {}
         for rule in self._index.rules if self._index else ():
             rules.setdefault(rule.group, []).append(rule.name)
         defined = {group.name: group for group in self._index.groups} if self._index else {}
         learned = [name for name in self._membership.learned(self._clock()) if name not in defined]
         listed = [
-            *((name, "reserved", "") for name in sorted(RESERVED)),
+            *((name, "reserved", "") for name in RESERVED),
             *((name, "learned", "") for name in learned),
-            *((name, "defined", defined[name].comment) for name in sorted(defined)),
+            *((name, "defined", group.comment) for name, group in defined.items()),
         ]
         return [
             GroupListed(
@@ -309,7 +329,7 @@ class LiveInventory:
                 comment=comment,
                 rules=tuple(sorted(rules.get(name, ()))),
             )
-            for name, kind, comment in listed
+            for name, kind, comment in sorted(listed)
         ]
 
     def members(self, group: str) -> list[str] | None:
