@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
+from ipaddress import ip_network
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -13,6 +15,8 @@ from quell.durations import parse_duration
 
 #: What an age may be instead of a duration.
 FOREVER = "forever"
+#: Of a Kubernetes namespace (RFC 1123).
+_NAME = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 #: What is shown in place of a secret that is set.
 HIDDEN = "(secret)"
 
@@ -101,7 +105,8 @@ class Setting(Struct, frozen=True, kw_only=True):
             case Unit.BUDGET:
                 return f'a count and a window such as "{self.default}"'
             case Unit.NAMES | Unit.NETWORKS:
-                return f"a list of {self.unit} (in the environment and on the command line: with commas between them)"
+                example = "kube-system" if self.unit is Unit.NAMES else "10.0.0.0/8"
+                return f"a list of {self.unit} such as {example} (commas between them where it is one text)"
         if self.type is int:
             bounds = [f"at least {self.ge}"] * (self.ge is not None) + [f"at most {self.le}"] * (self.le is not None)
             return f"a whole number of {self.unit}" + (f", {' and '.join(bounds)}" if bounds else "")
@@ -117,6 +122,10 @@ class Setting(Struct, frozen=True, kw_only=True):
                 self._check_duration(taken)
             elif self.unit is Unit.BUDGET:
                 read_budget(taken)
+            elif self.unit is Unit.NETWORKS:
+                list(map(ip_network, taken))
+            elif self.unit is Unit.NAMES and not all(map(_NAME.fullmatch, taken)):
+                taken = None
         except (msgspec.ValidationError, ValueError):
             taken = None
         if taken is None or (self.ge is not None and taken < self.ge) or (self.le is not None and taken > self.le):
@@ -125,7 +134,9 @@ class Setting(Struct, frozen=True, kw_only=True):
 
     def shown(self, value: object) -> Any:
         """The value for people and programs: a secret only says whether there is one."""
-        return HIDDEN if self.secret and value else msgspec.to_builtins(value)
+        if self.secret and value:
+            return HIDDEN
+        return list(value) if isinstance(value, tuple) else value
 
     def _said(self, value: object) -> str:
         if self.secret:

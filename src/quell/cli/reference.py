@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-from msgspec.inspect import Metadata
 
 from quell.catalogue.names import NAMES
 from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA
 from quell.cli.exits import MEANINGS
 from quell.model.event import Category
-from quell.settings import Settings
+from quell.settings import SETTINGS, Settings
 
 _NOTICE = "<!-- Written by `make docs` from the code; edit that instead. -->\n"
 _NEVER = (
@@ -23,8 +22,12 @@ _NEVER = (
 )
 _SETTINGS = (
     "A TOML file named by `--config` or `QUELL_CONFIG`, one table a group; a variable of the environment wins over it."
-    " An unknown group, field or variable is an error. Durations are written as `30s`, `5m`, `2h` or `1d`."
+    " An unknown group, field or variable is an error that names the nearest one. Durations are written as `30s`, `5m`,"
+    " `2h` or `1d`, budgets as `30/1m`. What changes while running is changed by `quell settings set`, unless file or"
+    " environment say it: [Settings while running](settings-live.md)."
 )
+#: By whether it can be changed while running.
+_CHANGES = {True: "while running", False: "at the next start"}
 
 
 def pages() -> Mapping[str, str]:
@@ -96,22 +99,28 @@ def tables() -> str:
 
 
 def settings() -> str:
-    """Every setting with its default and what it risks, from the annotations of quell.settings."""
-    sections = [
-        f"{_NOTICE}\n# Settings\n",
-        f"{_SETTINGS}\n",
-    ]
+    """Every setting with all that quell.settings declares of it."""
+    sections = [f"{_NOTICE}\n# Settings\n", f"{_SETTINGS}\n"]
     for group in msgspec.structs.fields(Settings):
-        rows = []
-        for field in msgspec.structs.fields(group.type):
-            told = msgspec.inspect.type_info(field.type)
-            description = (told.extra_json_schema or {}).get("description", "") if isinstance(told, Metadata) else ""
-            variable = f"QUELL_{group.name}_{field.name}".upper()
-            default = msgspec.json.encode(field.default).decode()
-            rows.append((f"`{field.name}`", f"`{default}`", description, f"`{variable}`"))
+        found = [one for one in SETTINGS.values() if one.group == group.name]
         sections.append(f"## {group.name}\n")
-        sections.append(_table(("field", "default", "meaning", "variable"), rows))
+        sections.append(
+            _table(
+                ("field", "default", "meaning", "variable"),
+                ((f"`{one.field}`", f"`{_json(one.default)}`", one.description, f"`{one.variable}`") for one in found),
+            )
+        )
+        sections.append(
+            _table(
+                ("setting", "unit", "why this default", "what a wrong value does", "changes"),
+                ((f"`{one.name}`", one.unit.value, one.reason, one.risk, _CHANGES[one.live]) for one in found),
+            )
+        )
     return "\n".join(sections)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _words(words: Iterable[str]) -> str:

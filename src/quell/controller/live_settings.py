@@ -11,11 +11,11 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import structlog
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from quell.configuration import From, Origin, Shown, unknown
 from quell.errors import Problem, SettingError, SettingFixed
@@ -48,7 +48,7 @@ class Wanted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     set: dict[str, Any] = {}
     unset: list[str] = []
-    reason: str = ""
+    reason: Annotated[str, Meta(max_length=1000)] = ""
     #: True: protected_namespaces may become empty.
     allow_empty: bool = False
 
@@ -115,18 +115,18 @@ class LiveSettings:
         if _PROTECTED in wanted.set and not settings.safety.protected_namespaces and not wanted.allow_empty:
             message = "an empty list protects no namespace, kube-system neither; say allow_empty if that is meant"
             raise SettingError(message, [Problem(file="", path=f"/set/{_PROTECTED}", message=message)])
-        if changed == self._kept.changed:
-            return
-        now = time.time()
+        now, before = time.time(), self._kept.changed
         entries = [
             _entry(actor, name, self.settings.value(name), settings.value(name), wanted.reason)
             for name in SETTINGS
-            if self.settings.value(name) != settings.value(name)
+            if (name in before, before.get(name)) != (name in changed, changed.get(name))
         ]
+        if not entries:
+            return
         pause = self._kept.pause
-        if settings.safety.paused != self.settings.safety.paused:
-            pause = Pause(paused=True, by=str(actor), reason=wanted.reason, since=now)
-            pause = pause if settings.safety.paused else Pause(paused=False)
+        if before.get(_PAUSED) != changed.get(_PAUSED):
+            on = Pause(paused=True, by=str(actor), reason=wanted.reason, since=now)
+            pause = on if _PAUSED in changed else Pause(paused=False)
         kept = _Kept(version=self._kept.version + 1, changed=changed, in_force=_shown(settings), pause=pause)
         await asyncio.wrap_future(self._store.submit(lambda connection: _write(connection, kept, entries, now)))
         self._kept = kept
@@ -152,6 +152,8 @@ class LiveSettings:
                 changed[name] = SETTINGS[name].read(value)
             except ValueError as error:
                 problems.append(Problem(file="", path=path, message=f"{name}: {error}"))
+        if changed.get(_PAUSED) is False:
+            del changed[_PAUSED]  # resuming takes back the pause; that nothing is paused is nobody's setting
         for place, name in enumerate(wanted.unset):
             if name not in SETTINGS or name in wanted.set:
                 message = f"{name} is both set and unset" if name in wanted.set else unknown(name)
