@@ -23,16 +23,15 @@ from quell.controller.editing import Changed, Editing
 from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.live_settings import LiveSettings
 from quell.controller.own_events import after_outcome, makes_event, own_event
+from quell.controller.past import as_decided
 from quell.controller.pipeline import Pipeline
 from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of
 from quell.controller.webhooks import Webhooks
-from quell.detectors import DETECTORS
 from quell.documents.load import Documents
 from quell.durations import parse_duration
 from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
 from quell.ids import uuid7
-from quell.inventory.enrichment import merged
 from quell.matching.index import (
     Index,
     compile,  # noqa: A004 - the word of the design
@@ -50,7 +49,7 @@ from quell.settings import Settings
 from quell.storage import agents as stored_agents
 from quell.storage import flags as stored_flags
 from quell.storage import rejects as stored_rejects
-from quell.storage.records import Noted, Reject, Retention, Stored
+from quell.storage.records import Noted, Reject, Retention
 from quell.storage.store import Store
 
 #: Seconds between two looks at leases and at the size of what a restart would replay.
@@ -174,7 +173,7 @@ class Controller:
         stored = self.store.event(event_id)
         if stored is None:
             return None
-        event = self._decoded(stored)
+        event = as_decided(stored)
         decision = stored.decision
         if near_misses:
             asked = evaluate(event, self.pipeline.index, self.state, decision.time, near_misses=True)
@@ -307,7 +306,7 @@ class Controller:
         outcome unacknowledged, so that it is reported again and makes the same event, which is then a repetition.
         """
         stored = self.store.event(command.event_id) if command.event_id and makes_event(command, outcome) else None
-        event = after_outcome(command, outcome, None if stored is None else self._decoded(stored), time.time())
+        event = after_outcome(command, outcome, None if stored is None else as_decided(stored), time.time())
         if event is not None:
             self._ingest_own(event)
         return self.state.outcome(outcome)
@@ -338,13 +337,6 @@ class Controller:
                 _log.error("an event of Quell's own cannot be written yet", event=event.id, error=str(error))
             written = None
             await asyncio.sleep(_TICK)
-
-    @staticmethod
-    def _decoded(stored: Stored) -> Event:
-        """The event as it was decided: with what the inventory had added."""
-        event = DETECTORS[stored.source].decode(stored.raw, id=stored.id, received=stored.received)
-        added = stored.decision.added
-        return event if added is None else msgspec.structs.replace(event, subject=merged(event.subject, added))
 
     def _write_failed(self) -> None:
         """The state holds what the journal does not: decide nothing until it is read back."""
