@@ -31,6 +31,7 @@ def test_what_is_written_loads_back(thing: Thing) -> None:
             *documents.rulesets,
         )
         assert msgspec.structs.replace(loaded, source=Source()) == thing
+        assert dump_yaml([loaded], secrets=True) == dump_yaml([thing], secrets=True)
 
 
 def test_secrets_are_shown_only_when_asked_for() -> None:

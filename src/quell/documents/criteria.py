@@ -125,7 +125,7 @@ def _read(spec: CriterionSpec, text: str, place: Value, context: Context) -> str
             if not found:
                 place.unknown("level", text, Level)
                 return ""
-            return f">={found[-1]}" if text.startswith(">=") else found[0]
+            return f">={found[-1]}" if text.startswith(">=") else found[0].value
         case Form.KIND | Form.REPORT:
             words = KINDS if spec.form is Form.KIND else REPORTS
             if text.lower() not in words:
