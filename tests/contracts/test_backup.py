@@ -202,6 +202,17 @@ def test_the_audit_log_is_checked_and_goes_on(tmp_path: Path) -> None:
     assert [(finding.fault, finding.n) for finding in done.findings] == [(Fault.ALTERED, 2)]
 
 
+def test_nobody_stays_logged_in(tmp_path: Path) -> None:
+    folder = make_state(tmp_path / "state")
+    build(folder / "quell.db", NEWEST)
+    save(folder / "quell.db", tmp_path / "backup.tar.zst")
+    restore(tmp_path / "backup.tar.zst", tmp_path / "new", force=False, now=NOW)
+    for state, expected in ((folder, 1), (tmp_path / "new", 0)):
+        with closing(sqlite3.connect(state / "quell.db")) as connection:
+            assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+            assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (expected,)
+
+
 # ---- damage
 
 

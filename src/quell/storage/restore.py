@@ -126,12 +126,13 @@ def _unpacked(path: Path, into: Path, now: float, told: Progress) -> Restored:
 
 
 def _settle(connection: sqlite3.Connection, key: Ed25519PrivateKey, path: Path, manifest: Manifest, now: float) -> None:
-    """What must not come back as it was, and a note of where the log has a gap."""
+    """Nobody is logged in any more, who may have logged out since; and the log says where it has a gap."""
     moment = clock.strftime("%Y-%m-%dT%H:%M:%SZ", clock.gmtime(manifest.time))
     note = f"from a backup of {moment}; what came after it is not known here"
     seal = Seal(connection, key, lambda: now)
     connection.execute("BEGIN IMMEDIATE")
     seal.begin()
+    connection.execute("DELETE FROM sessions")
     audit.append(connection, AuditEntry(actor=QUELL, verb="restore", kind="backup", name=path.name, note=note), now)
     seal.close()
     connection.execute("COMMIT")

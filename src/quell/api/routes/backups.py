@@ -69,5 +69,6 @@ async def _parts(file: BinaryIO) -> AsyncIterator[bytes]:
         while part := await asyncio.to_thread(file.read, _PART):
             yield part
     finally:
-        # Closing it frees the file's room on the disk, which takes a while.
-        await asyncio.to_thread(file.close)
+        # In a thread, for it frees the file's room on the disk; not awaited, for a client that has all hangs up at once,
+        # and what is cancelled cannot wait.
+        asyncio.get_running_loop().run_in_executor(None, file.close)

@@ -1,0 +1,4 @@
+-- A user, her session, and a token that is bound.
+INSERT INTO users (name, role, password, created, password_changed, last_login, disabled, version, failures, failing_since, locked_until) VALUES ('ann', 'operator', '$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$AAAA', 1795375000.25, 1795375000.25, NULL, 0, 1, 0, NULL, NULL);
+INSERT INTO sessions (hash, id, user, token, cookie, created, last_used, address, program) VALUES (x'77dc18207e940162b63ace1995a82c527a1dbb776dab5024468db330c893b49b', '01a204b2-0000-7000-8000-000000000001', 'ann', NULL, 1, 1795375000.25, 1795375000.25, '127.0.0.1', 'Firefox');
+INSERT INTO tokens (hash, name, role, created, expires, last_used, owner, permissions, binding, old_hash, old_until) VALUES (x'ab27c56433e3488df10e37d07666cb0198db8be3e2859aff9e4ea072c0795e89', 'bound', 'ingest', 1795375000.25, NULL, NULL, 'user/ann', '["ingest"]', '{"detectors":["falco"],"nodes":["node-*"]}', NULL, NULL);
