@@ -21,7 +21,7 @@ class Throttle:
     def wait(self, key: str, now: float) -> float:
         """Seconds until this key may try again."""
         count, last = self._failed.get(key, (0, now))
-        if count < self._free or now - last >= self._forget:
+        if not count or count < self._free or now - last >= self._forget:
             return 0.0
         # The exponent is bounded: a float has no room for 2 ** 1024.
         pause = min(2.0 ** min(count - self._free, 32), self._longest)
