@@ -8,13 +8,14 @@ none of these: it is counted by the store, a commit at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 from msgspec import Struct
 from prometheus_client import Counter, Histogram, disable_created_metrics
 
-from quell.model.action import word
-from quell.model.decision import Command, Decision, Flag, Outcome, OutcomeStatus
-from quell.model.event import Event
+from quell.model.action import Action, word
+from quell.model.decision import Command, Decision, Flag, Outcome, OutcomeStatus, Reason, Status
+from quell.model.event import Category, Event
 
 
 class Declared(Struct, frozen=True, kw_only=True):
@@ -96,12 +97,22 @@ _COMMIT_SECONDS = _histogram(
 )
 
 
+# Found by the client each series costs some microseconds, and this is passed by every event that a rule answers.
+@cache
+def _decisions(source: str, category: Category) -> Counter:
+    return _DECISIONS.labels(source, category.value)
+
+
+@cache
+def _actions(action: type[Action], status: Status, reason: Reason | None) -> Counter:
+    return _ACTIONS.labels(word(action), status.value, "" if reason is None else reason.value)
+
+
 def decided(event: Event, decision: Decision, flags: Sequence[Flag]) -> None:
     """A decision that is more than bare is on its way to the disk."""
-    _DECISIONS.labels(event.source, event.category.value).inc()
+    _decisions(event.source, event.category).inc()
     for record in decision.actions:
-        reason = "" if record.reason is None else record.reason.value
-        _ACTIONS.labels(word(record.action), record.status.value, reason).inc()
+        _actions(type(record.action), record.status, record.reason).inc()
     for flag in flags:
         _FLAGS.labels(flag.flag_class.value, flag.severity.value).inc()
 
