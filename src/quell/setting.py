@@ -12,13 +12,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from quell.durations import parse_duration
+from quell.secrets import HIDDEN
 
 #: What an age may be instead of a duration.
 FOREVER = "forever"
 #: Of a Kubernetes namespace (RFC 1123).
 _NAME = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-#: What is shown in place of a secret that is set.
-HIDDEN = "(secret)"
 
 
 class Unit(StrEnum):

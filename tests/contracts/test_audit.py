@@ -22,7 +22,7 @@ from quell.model.action import KillProcess, ReleaseQuarantine
 from quell.model.audit import QUELL, Actor, AuditEntry, Fault, Finding
 from quell.model.decision import Command, Decision, Outcome, OutcomeStatus, Reason
 from quell.model.event import Category, Event, Level
-from quell.model.subject import NetworkTarget, Process, ProcessTarget
+from quell.model.subject import NetworkTarget, Process, ProcessTarget, Subject
 from quell.storage import audit, key_values
 from quell.storage.audit import Filter
 from quell.storage.records import Entry, Noted
@@ -137,6 +137,7 @@ def test_in_one_transaction_with_a_neighbour_that_fails(store: Store) -> None:
         category=Category.EVENT,
         name="x",
         level=Level.INFO,
+        subject=Subject(node="n1"),
         raw=b"{}",
     )
     decided = Entry(event=event, decision=Decision(event_id=event.id, time=NOW, revision=1), own_id=True)

@@ -11,7 +11,7 @@ from quell.cli.reference import settings as reference
 from quell.configuration import Configuration, From, Origin, Shown, load_configuration
 from quell.errors import SettingError
 from quell.response.state import Safety
-from quell.setting import HIDDEN
+from quell.secrets import HIDDEN
 from quell.settings import SETTINGS, Settings
 
 #: A default that changes is changed here too, by somebody who means it.

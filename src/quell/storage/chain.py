@@ -112,7 +112,9 @@ class Chain:
             detail = f"no entry says that those up to {base.n} were cut off"
             self.findings.insert(0, Finding(fault=Fault.MISSING, n=1, detail=detail))
         self.findings += self._at_the_end(head, last, key)
-        for missed in sorted(self._noted - self._passed - {bytes.fromhex(base.hash)}):
+        if base.n:
+            self._passed.add(bytes.fromhex(base.hash))
+        for missed in sorted(self._noted - self._passed):
             detail = f"the chain does not pass through {missed.hex()}"
             self.findings.append(Finding(fault=Fault.NOT_PASSED, n=self.n, detail=detail))
 

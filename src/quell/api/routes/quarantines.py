@@ -28,8 +28,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.OPERATE),
     )
     async def release(key: FromPath[str], request: Request[Any, Any, Any]) -> None:
-        by = f"user/{request.scope['state']['caller'].name}"
-        if not await controller.release(key.removeprefix("/"), by):
+        if not await controller.release(key.removeprefix("/"), request.scope["state"]["caller"].actor):
             raise Refusal(404, f"nothing is in quarantine under {key.removeprefix('/')}")
 
     return [quarantines, release]
