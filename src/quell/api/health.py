@@ -71,7 +71,7 @@ class Health:
         if _wants_json(scope):
             now = self._clock()
             body = {"status": "alive", "time": now, "uptime": now - self._started}
-            await respond(send, 200, msgspec.json.encode(body), _JSON)
+            await respond(send, 200, msgspec.json.encode(body) + b"\n", _JSON)
         else:
             await respond(send, 200, b"ok\n", _TEXT)
 
@@ -83,7 +83,7 @@ class Health:
         status = 503 if failing else 200
         if _wants_json(scope):
             body = {"status": "not ready" if failing else "ready", "time": self._clock(), "checks": checks}
-            await respond(send, status, msgspec.json.encode(body), _JSON)
+            await respond(send, status, msgspec.json.encode(body) + b"\n", _JSON)
             return
         now = self._clock()
         lines = [
