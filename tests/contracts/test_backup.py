@@ -156,6 +156,36 @@ def test_whatever_was_acknowledged_before_is_in_it(tmp_path: Path) -> None:
         assert len(acknowledged) > len(before), "nothing was written beside the last backup"
 
 
+class Interleaved(sqlite3.Connection):
+    """Copies a page a step, and lets somebody commit after each."""
+
+    between: Callable[[], object]
+    steps = 0
+
+    def backup(self, target: sqlite3.Connection, **_: object) -> None:  # type: ignore[override]
+        def step(_status: int, _left: int, _total: int) -> None:
+            self.steps += 1
+            self.between()
+
+        super().backup(target, pages=1, progress=step)
+
+
+def test_commits_during_a_copy_are_not_in_it_and_do_not_begin_it_anew(tmp_path: Path) -> None:
+    path = tmp_path / "quell.db"
+    with Store.open(path) as store:
+        before = append(store, 1, 0, 300)
+        after: list[str] = []
+        with closing(sqlite3.connect(path, isolation_level=None, factory=Interleaved)) as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            assert pages > 20
+            connection.between = lambda: after.extend(append(store, 2, len(after), 1))
+            schema.copy(connection, tmp_path / "copy.db")
+            assert connection.steps == pages
+    assert len(after) == pages
+    with Store.open(tmp_path / "copy.db") as copy:
+        assert copy.known_ids(before + after) == set(before)
+
+
 def test_other_programs_can_read_it(made: tuple[Path, Manifest, list[str]]) -> None:
     """A tar in zstd, by the libraries that everybody has."""
     path, manifest, _ = made
