@@ -6,10 +6,13 @@ the description is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import examples
 import httpx
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -81,7 +84,14 @@ def _try(operation: Any, mode: GenerationMode, headers: dict[str, str]) -> None:
     check()
 
 
-def test_the_description_is_complete(server: Live) -> None:
+#: Answers without a body, or with a stream, and what needs more than one controller to have happened.
+WITHOUT_EXAMPLE = {
+    *("audit_whole", "take", "description"),
+    *("delete_token", "end_session", "release", "replay", "unlock_user", "change_password"),
+}
+
+
+def test_the_description_is_complete_and_its_examples_are_as_it_says(server: Live) -> None:
     with server.client("admin") as admin:
         told = admin.get("/v1/openapi.json").raise_for_status().json()
     assert told["openapi"].startswith("3.1")
@@ -89,7 +99,33 @@ def test_the_description_is_complete(server: Live) -> None:
         for method, operation in operations.items():
             assert operation["summary"], (method, path)
             assert {"4XX", "5XX"} <= set(operation["responses"]), (method, path)
+            bodies = [told for status, told in operation["responses"].items() if status.startswith("2")]
+            shown = [content for body in bodies for content in body.get("content", {}).values()]
+            examples = [content for content in shown if "example" in content]
+            assert examples or operation["operationId"] in WITHOUT_EXAMPLE, f"no example: {operation['operationId']}"
+            asked = operation.get("requestBody", {}).get("content", {}).values()
+            assert not asked or any("example" in content for content in asked), (method, path)
+            for content in (*examples, *(content for content in asked if "example" in content)):
+                schema = {**content["schema"], "components": told["components"]}
+                jsonschema_rs.Draft202012Validator(schema).validate(content["example"])
 
 
-def test_a_viewer_may_read_the_description(server: Live) -> None:
+def test_the_examples_are_what_is_answered_now(server: Live) -> None:
+    """The same questions, answered anew, have the members that the examples have."""
+    kept = json.loads(examples.FILE.read_text())
+    found = examples.record(server)
+    assert kept.keys() == found.keys()
+    for operation, example in found.items():
+        assert _shape(kept[operation].get("response")) == _shape(example.get("response")), operation
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shape(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shape(value[0])] if value else []
+    return "a value"
+
+
+def test_nobody_reads_the_description_without_a_token(server: Live) -> None:
     assert httpx.get(f"{server.url}/v1/openapi.json").status_code == 401

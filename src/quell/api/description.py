@@ -6,6 +6,7 @@ Examples and the routes outside Litestar (ingest, health) are data: data/example
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -28,6 +29,10 @@ _IDEMPOTENCY_KEY = {
     "description": "Up to 255 printable characters, such as a UUID. The same request under the same key within a day is "
     "answered as it was, with Idempotency-Replayed: true, and nothing is done twice.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+_DOCUMENTS: dict[str, Any] = {
+    "application/yaml": {"schema": {"type": "string"}},
+    "application/json": {"schema": {"type": "object"}},
 }
 _IF_MATCH = {
     "name": "If-Match",
@@ -103,8 +108,11 @@ def _complete(method: str, operation: dict[str, Any], handlers: dict[str, HTTPRo
 def _give_examples(operation: dict[str, Any], examples: dict[str, Any]) -> None:
     """request: of the body. response: of the answer that is no error."""
     if "request" in examples:
-        for content in operation.get("requestBody", {}).get("content", {}).values():
-            content["example"] = examples["request"]
+        # A handler that reads the body itself has not said of which type it is: documents, as YAML or JSON.
+        body = operation.setdefault("requestBody", {"required": True, "content": deepcopy(_DOCUMENTS)})
+        for kind, content in body["content"].items():
+            if isinstance(examples["request"], str) == kind.endswith("yaml"):
+                content["example"] = examples["request"]
     if "response" in examples:
         for status, told in operation["responses"].items():
             if status.startswith("2"):

@@ -116,12 +116,18 @@ def _answer_http(request: Request[Any, Any, Any], error: HTTPException) -> Respo
         return _answer_unforeseen(request, error)
     extra = error.extra if isinstance(error.extra, list) else []
     problems = [
-        Problem(file="", path=str(entry.get("key", "")), message=str(entry.get("message", "")))
+        Problem(file="", path=_place(entry), message=str(entry.get("message", "")))
         for entry in extra
         if isinstance(entry, dict)
     ]
     refused = Refusal(error.status_code, _detail(request, error), problems=problems, headers=dict(error.headers or {}))
     return _answer(request, refused)
+
+
+def _place(entry: dict[str, Any]) -> str:
+    """Where Litestar's finding is; its word for the whole body is that of the handler's parameter."""
+    key = str(entry.get("key", ""))
+    return "" if key == "data" else key
 
 
 def _detail(request: Request[Any, Any, Any], error: HTTPException) -> str:

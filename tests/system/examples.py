@@ -1,0 +1,183 @@
+"""The examples in the API's description, recorded from a controller that does each thing once.
+
+python tests/system/examples.py     writes src/quell/api/data/examples.json anew
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+from live import Live, live
+from msgspec import Struct
+
+FILE = Path(__file__).parents[2] / "src/quell/api/data/examples.json"
+
+RULE = """\
+apiVersion: quell.dev/v1
+kind: ResponseRule
+metadata: {name: shells-in-the-shop}
+spec:
+  event: security-event
+  group: shop
+  criteria: ["name:Container.Suspicious.Process", "level:>=Warning"]
+  actions: [{makeRedFlag: {severity: high}}]
+---
+apiVersion: quell.dev/v1
+kind: Group
+metadata: {name: shop}
+spec:
+  criteria: [{key: namespace, op: "=", value: shop}]
+"""
+EVENT = {
+    "id": "detector-7-4711",
+    "time": 1789000000.25,
+    "name": "Container.Suspicious.Process",
+    "level": "Critical",
+    "subject": {
+        "node": "node-1",
+        "namespace": "shop",
+        "image": "registry.example/shop/cart:1.4",
+        "container": {"id": "4f5e2c1b9a8d" + "0" * 52, "name": "cart"},
+        "process": {"pid": 4711, "name": "nc", "cmdline": "nc -l -p 4444"},
+    },
+}
+FALCO = {
+    "time": "2026-09-10T00:26:40.250000000Z",
+    "rule": "Terminal shell in container",
+    "priority": "Notice",
+    "source": "syscall",
+    "hostname": "node-1",
+    "output": "A shell was spawned in a container",
+    "output_fields": {"container.id": "4f5e2c1b9a8d", "proc.name": "bash", "user.name": "root"},
+}
+
+
+class Step(Struct, frozen=True):
+    """One request. body: JSON, or a document's text."""
+
+    operation: str
+    method: str
+    path: str
+    body: Any = None
+    headers: dict[str, str] = {}
+
+
+STEPS = (
+    Step("apply", "POST", "/v1/documents", RULE),
+    Step("send_events", "POST", "/v1/events", EVENT),
+    Step("send_falco_events", "POST", "/v1/events/falco", FALCO),
+    Step("events", "GET", "/v1/events?limit=1"),
+    Step("event", "GET", "/v1/events/detector-7-4711"),
+    Step("flags", "GET", "/v1/flags"),
+    Step("rejects", "GET", "/v1/rejects"),
+    Step("documents", "GET", "/v1/documents?kind=Group"),
+    Step("document", "GET", "/v1/documents/Group/shop"),
+    Step(
+        "put_document",
+        "PUT",
+        "/v1/documents/Group/shop",
+        {
+            "apiVersion": "quell.dev/v1",
+            "kind": "Group",
+            "metadata": {"name": "shop"},
+            "spec": {"comment": "carts", "criteria": [{"key": "namespace", "op": "=", "value": "shop"}]},
+        },
+    ),
+    Step("export_documents", "GET", "/v1/documents/export?kind=Group"),
+    Step("workloads", "GET", "/v1/workloads"),
+    Step("workload", "GET", "/v1/workloads/4f5e2c1b9a8d" + "0" * 52),
+    Step("nodes", "GET", "/v1/nodes"),
+    Step("groups", "GET", "/v1/groups"),
+    Step("members", "GET", "/v1/groups/shop/members"),
+    Step("delete_document", "DELETE", "/v1/documents/ResponseRule/shells-in-the-shop"),
+    Step("agents", "GET", "/v1/agents"),
+    Step("join_token", "POST", "/v1/agents/join-tokens", {"ttl": 600}),
+    Step(
+        "enrol",
+        "POST",
+        "/v1/agents/join",
+        {
+            "token": "JOIN",
+            "name": "node-1",
+            "public_key": "ed25519:" + "A" * 43 + "=",
+            "node": "node-1",
+            "machine_id": "0f" * 16,
+        },
+    ),
+    Step("quarantines", "GET", "/v1/quarantines"),
+    Step("delivered", "GET", "/v1/webhooks/deliveries"),
+    Step("dead", "GET", "/v1/webhooks/dead-letters"),
+    Step(
+        "create_user", "POST", "/v1/users", {"name": "ada", "role": "operator", "password": "a long enough pass phrase"}
+    ),
+    Step("list_users", "GET", "/v1/users"),
+    Step("get_user", "GET", "/v1/users/ada"),
+    Step("change_user", "PATCH", "/v1/users/ada", {"role": "author"}),
+    Step("change_password", "PUT", "/v1/users/ada/password", {"password": "another long pass phrase"}),
+    Step("log_in", "POST", "/v1/sessions", {"name": "ada", "password": "another long pass phrase"}),
+    Step("list_sessions", "GET", "/v1/sessions"),
+    Step("current_session", "GET", "/v1/sessions/current"),
+    Step("delete_user", "DELETE", "/v1/users/ada"),
+    Step("create_token", "POST", "/v1/tokens", {"role": "ingest", "name": "falco-node-1", "nodes": ["node-1"]}),
+    Step("list_tokens", "GET", "/v1/tokens"),
+    Step("rotate_token", "POST", "/v1/tokens/falco-node-1/rotate", {"grace": 60}),
+    Step("login_link", "POST", "/v1/login-links"),
+    Step("settings", "GET", "/v1/settings?limit=1"),
+    Step("setting", "GET", "/v1/settings/safety.budget_rule"),
+    Step("change_settings", "PATCH", "/v1/settings", {"set": {"safety.budget_rule": "5/1m"}, "reason": "a new rule"}),
+    Step("set_pause", "PUT", "/v1/pause", {"paused": True, "reason": "maintenance"}),
+    Step("pause", "GET", "/v1/pause"),
+    Step("audit_entries", "GET", "/v1/audit?limit=1"),
+    Step("audit_head", "GET", "/v1/audit/head"),
+    Step("audit_verification", "GET", "/v1/audit/verification"),
+    Step("version", "GET", "/v1/version"),
+)
+
+_SECRETS = re.compile(r"quell_[A-Za-z0-9_-]{20,}|(?<=code=)[A-Za-z0-9_-]{20,}")
+
+
+def record(server: Live) -> dict[str, dict[str, Any]]:
+    """Operation to request and response, without secrets."""
+    found: dict[str, dict[str, Any]] = {}
+    join = ""
+    with server.client("admin") as admin:
+        for step in STEPS:
+            body = step.body
+            if step.operation == "enrol":
+                body = {**body, "token": join}
+            answer = _ask(admin, step, body)
+            if answer.is_error:
+                raise AssertionError(f"{step.operation}: {answer.status_code} {answer.text}")
+            if step.operation == "join_token":
+                join = answer.json()["token"]
+            example: dict[str, Any] = {}
+            if step.body is not None:
+                example["request"] = step.body
+            if "json" in answer.headers.get("content-type", ""):
+                example["response"] = json.loads(_SECRETS.sub("quell_EXAMPLE", answer.text))
+            elif answer.text:
+                example["response"] = answer.text
+            found[step.operation] = example
+    return found
+
+
+def _ask(admin: httpx.Client, step: Step, body: Any) -> httpx.Response:
+    if body is None:
+        return admin.request(step.method, step.path, headers=step.headers)
+    if isinstance(body, str):
+        return admin.request(
+            step.method, step.path, content=body, headers={"Content-Type": "application/yaml", **step.headers}
+        )
+    return admin.request(step.method, step.path, json=body, headers=step.headers)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder, live(Path(folder) / "s") as running:
+        FILE.write_text(json.dumps(record(running), indent=1, ensure_ascii=False) + "\n")
+    sys.stderr.write(f"written: {FILE.name}\n")
