@@ -319,6 +319,22 @@ def test_events_teach_of_containers_nobody_else_tells_of(tmp_path: Path) -> None
     run(tmp_path, scenario)
 
 
+def test_a_flood_of_containers_that_nobody_knows_is_learned_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quell.controller.inventory.LEARNED_A_SECOND", 3)
+
+    async def scenario(controller: Controller) -> None:
+        lines = [falco(f"{number:064x}"[::-1]) for number in range(1000)]
+        began = int(time.time())
+        for line in lines:
+            await controller.ingest([DETECTORS["falco"].decode(line, id=None, received=time.time())])
+        seconds = int(time.time()) - began + 1
+        assert 3 <= len(controller.inventory.workloads) <= 3 * seconds
+
+    run(tmp_path, scenario, "")
+
+
 def test_it_survives_a_restart_and_forgets_who_never_speaks_again(tmp_path: Path) -> None:
     async def told(controller: Controller) -> None:
         controller.agent_connected(HELLO)

@@ -35,6 +35,8 @@ from quell.storage.store import Store
 PART = 200
 #: Workloads whose groups are asked again in one go, after the documents changed.
 ASKED = 100
+#: Containers learned from events in a second, at most: a flood of made up ones must not slow down what is decided.
+LEARNED_A_SECOND = 500
 #: Words saved in one go.
 SAVED = 2000
 
@@ -101,6 +103,8 @@ class LiveInventory:
         self._index: Index | None = None
         self._enricher = Enricher(self._inventory, self._learn)
         self._refused: Counter[str] = Counter()
+        #: A second, and containers learned from events in it.
+        self._learned = (0, 0)
         self._parts: deque[Sightings] = deque()
         self._work: asyncio.Task[None] | None = None
         self.workloads: Mapping[str, Workload] = self._inventory.workloads
@@ -202,8 +206,10 @@ class LiveInventory:
     def _learn(self, event: Event) -> None:
         """A container that nobody speaks of: what the event itself says of it."""
         subject, container, pod = event.subject, event.subject.container, event.subject.pod
-        if container is None:
+        second = int(self._clock())
+        if container is None or self._learned == (second, LEARNED_A_SECOND):
             return
+        self._learned = (second, self._learned[1] + 1 if self._learned[0] == second else 1)
         inside = ContainerSeen(
             id=container.id,
             name=container.name,

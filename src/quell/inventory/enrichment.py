@@ -57,6 +57,8 @@ class Enricher:
                 self._unknown(event)
                 known = None if pod is None or pod.uid is None else self._inventory.pod(pod.uid, None, None)
                 added, conflicts = _NOTHING if known is None else _compared(event, known, self._inventory)
+            elif known.taught_by and _has_all(subject, container, pod, known):
+                return None
             else:
                 added, conflicts = self._remembered(event, container, pod, known)
         if known is not None:
@@ -98,6 +100,19 @@ class Enricher:
             self._memo.clear()
         self._memo[key] = (known, added, conflicts)
         return added, conflicts
+
+
+def _has_all(subject: Subject, container: Container, pod: Pod | None, known: Workload) -> bool:
+    """What an event taught, the next of its kind says again: then there is nothing to look up or to compare."""
+    return (
+        (container.name is not None or known.name is None)
+        and (subject.image is not None or known.image is None)
+        and (subject.namespace is not None or known.namespace is None)
+        and (known.pod_uid is None or (pod is not None and pod.uid is not None and pod.name is not None))
+        and (known.labels is None or (pod is not None and pod.labels is not None))
+        and (container.image_id is not None or known.image_id is None)
+        and (container.host_network is not None or known.host_network is None)
+    )
 
 
 def missing(subject: Subject, known: Workload) -> Subject | None:
