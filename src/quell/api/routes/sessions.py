@@ -121,19 +121,26 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         )
         return Response(told, headers={"cache-control": "no-store"})
 
-    @delete(
-        "/v1/sessions/{session_id:str}",
-        status_code=204,
-        summary="Log out: `current`, another of one's own sessions, or as an admin anybody's",
-        opt=needs(Permission.READ),
-    )
-    async def end_session(session_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[None]:
+    async def end(identifier: str, request: Request[Any, Any, Any]) -> Response[None]:
         caller, scope = caller_of(request), cast("Scope", request.scope)
-        identifier = caller.session if session_id == "current" else session_id
-        if not identifier:
-            raise Refusal(404, "an API token has no session; withdraw the token instead")
         await logins.end(caller, identifier)
         drops = identifier == caller.session and "authorization" not in request.headers
         return Response(None, status_code=204, headers=dict([cookies.to_drop(scope)] if drops else []))
 
-    return [log_in, list_sessions, current_session, end_session]
+    @delete("/v1/sessions/current", status_code=204, summary="Log out", opt=needs(Permission.READ))
+    async def log_out(request: Request[Any, Any, Any]) -> Response[None]:
+        identifier = caller_of(request).session
+        if not identifier:
+            raise Refusal(404, "an API token has no session; withdraw the token instead")
+        return await end(identifier, request)
+
+    @delete(
+        "/v1/sessions/{session_id:str}",
+        status_code=204,
+        summary="End a session of one's own, or as an admin anybody's",
+        opt=needs(Permission.READ),
+    )
+    async def end_session(session_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[None]:
+        return await end(session_id, request)
+
+    return [log_in, list_sessions, current_session, log_out, end_session]
