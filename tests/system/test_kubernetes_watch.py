@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import json
 import ssl
 import stat
@@ -62,7 +63,7 @@ def by_token(standin: StandIn, folder: Path, *, pace: Pace = QUICK, page: int = 
 def synced(watched: Watched) -> None:
     """Each kind was listed, and its watch is open."""
     watched.wait(lambda: all(watched.lists(kind.tag) for kind in KINDS), "a list of each kind")
-    assert watched.status().state is State.CONNECTED
+    watched.wait(lambda: watched.status().state is State.CONNECTED, "the connection")
 
 
 def test_first_lists_tell_of_all_there_is(standin: StandIn, tmp_path: Path) -> None:
@@ -165,6 +166,9 @@ def test_a_list_whose_next_page_has_expired_is_begun_again(standin: StandIn, tmp
 def test_a_restarted_server_is_watched_on_from_where_it_was(standin: StandIn, tmp_path: Path) -> None:
     with by_token(standin, tmp_path) as watched:
         synced(watched)
+        standin.cluster.put("pods", pod("before", "shop"))
+        watched.wait(lambda: "before" in watched.pods(), "a pod")
+        version = standin.cluster.version
         standin.stop()
         watched.wait(lambda: watched.status().state is State.DISCONNECTED, "that it is noticed")
         assert any("no answer from the API" in text for text in watched.status().missing)
@@ -176,6 +180,7 @@ def test_a_restarted_server_is_watched_on_from_where_it_was(standin: StandIn, tm
         watched.wait(lambda: watched.status().state is State.CONNECTED, "the connection")
         assert watched.status().missing == ()
         assert watched.lists("pod") == 1, "nothing had to be listed again"
+        assert f"resourceVersion={version}&" in standin.targets("/pods?watch=1")[-1]
 
 
 def test_what_is_no_longer_known_is_listed_again(standin: StandIn, tmp_path: Path) -> None:
@@ -274,6 +279,11 @@ def test_a_server_in_trouble_is_asked_again(standin: StandIn, tmp_path: Path, co
         synced(watched)
         assert sum(kind.failures for kind in watched.status().kinds) == 6
         assert len(watched.pods()) == 2
+        if code == 429:  # with Retry-After: 1
+            times = [[call.at for call in standin.calls if f"/{kind.resource}?limit" in call.target] for kind in KINDS]
+            again = [second - first for each in times for first, second in itertools.pairwise(each)]
+            assert len(again) == 6
+            assert min(again) >= 1.0
 
 
 def test_a_token_that_has_run_out_is_read_again(standin: StandIn, tmp_path: Path) -> None:
@@ -289,6 +299,24 @@ def test_a_token_that_has_run_out_is_read_again(standin: StandIn, tmp_path: Path
         watched.wait(lambda: "later" in watched.pods(), "the pod")
         watched.wait(lambda: watched.status().connected, "the connection")
         assert watched.lists("pod") == 1
+
+
+def test_another_current_context_does_not_switch_the_cluster(standin: StandIn, tmp_path: Path) -> None:
+    """What is read again when the token has run out is the context of the start."""
+    with serving(StandIn(Cluster())) as other, by_token(standin, tmp_path) as watched:
+        synced(watched)
+        file = tmp_path / "kubeconfig"
+        told = json.loads(file.read_text())
+        told["users"][0]["user"]["token"] = "the-next-token"
+        told["clusters"].append({"name": "red", "cluster": {"server": other.url}})
+        told["contexts"].append({"name": "there", "context": {"cluster": "red", "user": "quell"}})
+        file.write_text(json.dumps({**told, "current-context": "there"}))
+        standin.cluster.allow("the-next-token", "system:serviceaccount:quell:quell", NEEDED)
+        del standin.cluster.users[TOKEN]
+        standin.cut()
+        standin.cluster.put("pods", pod("later", "shop"))
+        watched.wait(lambda: "later" in watched.pods(), "the pod")
+        assert other.calls == []
 
 
 def test_an_exec_plugin_gives_the_token(standin: StandIn, tmp_path: Path) -> None:
@@ -448,13 +476,36 @@ def test_an_answer_of_another_form_is_a_fault_and_not_the_end(standin: StandIn, 
         watched.wait(lambda: synced_again in watched.known("service"), "the services")
 
 
-def test_who_takes_the_sightings_and_fails_ends_the_watch_and_not_the_controller(
-    standin: StandIn, tmp_path: Path
-) -> None:
+def test_an_error_of_our_own_is_told_and_not_the_end(standin: StandIn, tmp_path: Path) -> None:
+    failing = [RuntimeError("the taker has a fault")] * 3
+
     def fail(_told: Sightings) -> None:
-        raise RuntimeError("the taker has a fault")
+        if failing:
+            raise failing.pop()
 
     file = kubeconfig(tmp_path / "kubeconfig", standin.url, user={"token": TOKEN})
-    with watching(KubernetesSettings(kubeconfig=str(file)), taker=fail) as watched:
-        watched.wait(lambda: watched.status().state is State.DISCONNECTED and bool(watched.status().missing), "the end")
-        assert "the Kubernetes watch ended by an error of its own: RuntimeError" in watched.status().missing[0]
+    slow = Pace(first=0.4, longest=0.4, denied=0.2, watch=30.0)
+    with watching(KubernetesSettings(kubeconfig=str(file)), pace=slow, taker=fail) as watched:
+        said = "an error of Quell's own: RuntimeError('the taker has a fault')"
+        watched.wait(lambda: any(said in text for text in watched.status().missing), "the fault")
+        synced(watched)
+        assert len(watched.pods()) == 2
+
+
+@pytest.mark.parametrize("piece", [0, 7, 1000])
+def test_changes_are_read_however_they_are_cut_into_pieces(standin: StandIn, tmp_path: Path, piece: int) -> None:
+    """Several changes of one object in one piece, or one change in many."""
+    standin.piece = piece
+    with by_token(standin, tmp_path) as watched:
+        synced(watched)
+        with standin.cluster.changed:
+            for round_ in range(5):
+                standin.cluster.delete("services", "web", "shop")
+                standin.cluster.put("services", service("web", "shop", {"round": str(round_)}, "203.0.113.9"))
+            standin.cluster.put("services", service("api", "shop", None, "203.0.113.10"))
+            standin.cluster.delete("services", "api", "shop")
+            standin.cluster.put("services", service("last", "shop", None, "203.0.113.11"))
+        watched.wait(lambda: "shop/last" in watched.known("service"), "the last service")
+        assert set(watched.known("service")) == {"shop/web", "shop/last"}
+        assert watched.known("service")["shop/web"].selector == {"round": "4"}
+        assert watched.lists("service") == 1

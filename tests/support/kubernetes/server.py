@@ -9,6 +9,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
@@ -24,6 +25,8 @@ class Call(Struct, frozen=True):
 
     target: str
     authorization: str
+    #: On the monotonic clock.
+    at: float
 
 
 class StandIn:
@@ -44,6 +47,8 @@ class StandIn:
         self.certified: dict[str, User] = {}
         self.tls = tls
         self.port = 0
+        #: Bytes of a watch that are sent at once, wherever a line ends; 0: all that is there.
+        self.piece = 0
         self._server: _Server | None = None
 
     @property
@@ -99,9 +104,13 @@ class _Server(http.server.ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], standin: StandIn) -> None:
         super().__init__(address, _Handler)
         self.standin = standin
-        self.stopped = threading.Event()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        # Here and not in its thread, so that a connection just taken is cut too.
+        self.opened(request)
+        super().process_request(request, client_address)
 
     def opened(self, connection: socket.socket) -> None:
         with self._lock:
@@ -128,9 +137,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: _Server
 
     def setup(self) -> None:
-        raw = self.request
-        self.server.opened(raw)
-        self._raw = raw
+        self._raw = raw = self.request
         if self.server.standin.tls is not None:
             # Not in the accepting thread, which a silent client would hold up.
             raw.settimeout(10)
@@ -150,7 +157,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        standin.came(Call(self.path, headers.get("authorization", "")))
+        standin.came(Call(self.path, headers.get("authorization", ""), time.monotonic()))
         if standin.failing:
             failure = standin.failing.pop(0)
             return self._send(Answer(failure.code, failure.body))
@@ -170,9 +177,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if answer.stream is not None:
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            ready = b""
             for one in answer.stream:
                 if one is not None:
-                    self._chunk(json.dumps(one, separators=(",", ":")).encode() + b"\n")
+                    ready += json.dumps(one, separators=(",", ":")).encode() + b"\n"
+                    continue
+                self._chunks(ready)
+                ready = b""
+            self._chunks(ready)
             self.wfile.write(b"0\r\n\r\n")
             return
         body = json.dumps(answer.body, separators=(",", ":")).encode()
@@ -182,8 +194,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _chunk(self, data: bytes) -> None:
-        self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+    def _chunks(self, data: bytes) -> None:
+        piece = self.server.standin.piece or max(1, len(data))
+        for start in range(0, len(data), piece):
+            part = data[start : start + piece]
+            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parameter's name in the library
         pass

@@ -88,6 +88,8 @@ def watching(
     told: list[Sightings] = []
 
     def take(one: Sightings) -> None:
+        both = {(tag_of(seen), key_of(seen)) for seen in one.seen} & {(gone.kind, gone.key) for gone in one.gone}
+        assert not both, "a message says one thing of an object"
         taker(one)
         told.append(one)
 

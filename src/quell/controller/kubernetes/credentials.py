@@ -51,6 +51,15 @@ class CredentialsError(Exception):
     """There are none, or they cannot be used; the text says why and what to do."""
 
 
+class _Transport(httpx.AsyncHTTPTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except AttributeError as error:
+            # Its backend sets the options without a look whether the other side has closed the socket already.
+            raise httpx.ConnectError("the connection was closed at once", request=request) from error
+
+
 class Place(Struct, frozen=True, kw_only=True):
     """Where the credentials lie. kubeconfig: files with : between; "" is the service account."""
 
@@ -81,7 +90,7 @@ class Access(Struct, frozen=True, kw_only=True):
         }
         if self.token:
             headers["Authorization"] = f"Bearer {self.token.reveal()}"
-        transport = httpx.AsyncHTTPTransport(verify=self.context, proxy=self.proxy, socket_options=_KEEPALIVE)
+        transport = _Transport(verify=self.context, proxy=self.proxy, socket_options=_KEEPALIVE)
         return httpx.AsyncClient(
             base_url=self.server,
             headers=headers,

@@ -120,6 +120,13 @@ class Refused(Exception):
         self.retry_after = retry_after
 
 
+class _Fault(Exception):
+    """What should not happen."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"an error of Quell's own: {error!r}")
+
+
 class Told(Struct, frozen=True, kw_only=True):
     """What an answer said. complete: of this kind there is nothing else."""
 
@@ -188,6 +195,9 @@ class Reflector(Generic[T]):
                 await self._pause(refused)
             except (CredentialsError, httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, OSError) as error:
                 await self._pause(error)
+            except Exception as error:  # noqa: BLE001 - told as a fault; it must not end the watch for good
+                _log.exception("an error of the Kubernetes watch's own", resource=self._kind.resource)
+                await self._pause(_Fault(error))
 
     async def _list(self, client: httpx.AsyncClient, access: Access) -> None:
         seen: list[Sighting] = []
@@ -295,6 +305,7 @@ class Reflector(Generic[T]):
         """Note what went wrong, and wait as long as it calls for."""
         self._failures += 1
         pause = min(self._pace.longest, self._pace.first * 2.0 ** min(self._failures - 1, 16))
+        least = 0.0
         problem = str(error) or type(error).__name__
         if isinstance(error, Refused):
             if error.relist:
@@ -310,17 +321,20 @@ class Reflector(Generic[T]):
                     f"permission to {error.verb} {self._kind.resource}: the role needs get, list and watch on "
                     f"{self._kind.resource} ({error.status.message})"
                 )
-            pause = max(pause, error.retry_after or 0.0)
+            least = error.retry_after or 0.0
         elif isinstance(error, msgspec.MsgspecError):
             self._version = ""
             problem = f"{self._kind.resource}: an answer that is not of the form of the Kubernetes API: {error}"
+        elif isinstance(error, _Fault):
+            self._version = ""
+            problem = f"{self._kind.resource}: {error}"
         elif not isinstance(error, CredentialsError):
             problem = f"{self._kind.resource}: no answer from the API: {type(error).__name__}: {error}"
         self.status.failures += 1
         if problem != self.status.problem:
             _log.warning("the Kubernetes watch misses something", missing=problem, seconds=pause)
         self.status.connected, self.status.problem = False, problem
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+        await asyncio.sleep(max(least, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - spreads load
 
 
 async def _lines(response: httpx.Response) -> AsyncIterator[list[bytes]]:

@@ -135,15 +135,9 @@ class KubernetesWatch:
             Reflector(kind, credentials, self._told, pace=self._pace, page=self._page, clock=self._clock)
             for kind in KINDS
         ]
-        try:
-            async with asyncio.TaskGroup() as group:
-                for reflector in self._reflectors:
-                    group.create_task(reflector.run())
-        except ExceptionGroup as errors:
-            # A fault of Quell itself, or of who takes the sightings. The controller goes on without the cluster.
-            self._problem = f"the Kubernetes watch ended by an error of its own: {errors.exceptions[0]!r}"
-            self._state = State.DISCONNECTED
-            _log.exception("the Kubernetes watch ended", exc_info=errors)
+        async with asyncio.TaskGroup() as group:
+            for reflector in self._reflectors:
+                group.create_task(reflector.run())
 
     def _told(self, told: Told) -> None:
         cluster = told.access.cluster
