@@ -59,7 +59,7 @@ class Origin(Struct, frozen=True):
         return self.kind not in (From.DEFAULT, From.RUN_TIME)
 
 
-class Shown(Struct, frozen=True, kw_only=True):
+class ShownSetting(Struct, frozen=True, kw_only=True):
     """A setting with all that is known of it. A secret's value only says whether there is one."""
 
     name: str
@@ -81,7 +81,7 @@ class Shown(Struct, frozen=True, kw_only=True):
     variable: str
 
     @classmethod
-    def of(cls, one: Setting, value: object, origin: Origin) -> Shown:
+    def of(cls, one: Setting, value: object, origin: Origin) -> ShownSetting:
         return cls(
             name=one.name,
             value=one.shown(value),

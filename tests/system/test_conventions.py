@@ -97,7 +97,7 @@ def test_a_creation_that_is_sent_again_is_answered_as_before(admin: httpx.Client
     other = make(admin, "another", "key-1")
     assert other.status_code == 422
     assert "another" not in [token["name"] for token in admin.get("/v1/tokens").json()["items"]]
-    assert make(admin, "third", " ").status_code in (201, 400)
+    assert make(admin, "third", "").status_code == 400
     assert make(admin, "fourth", "k" * 256).status_code == 400
 
 

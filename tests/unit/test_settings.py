@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from quell.cli.reference import settings as reference
-from quell.configuration import Configuration, From, Origin, Shown, load_configuration
+from quell.configuration import Configuration, From, Origin, ShownSetting, load_configuration
 from quell.errors import SettingError
 from quell.response.state import Safety
 from quell.secrets import HIDDEN
@@ -174,7 +174,7 @@ def test_emptying_the_protected_list_is_loud(tmp_path: Path) -> None:
 def test_a_secret_is_never_shown() -> None:
     found = load(QUELL_WEBHOOKS_PROXY="http://me:hunter2@proxy")
     one = SETTINGS["webhooks.proxy"]
-    shown = Shown.of(one, found.settings.value(one.name), found.origins[one.name])
+    shown = ShownSetting.of(one, found.settings.value(one.name), found.origins[one.name])
     assert shown.value == HIDDEN
-    assert Shown.of(one, "", Origin()).value == ""
+    assert ShownSetting.of(one, "", Origin()).value == ""
     assert "hunter2" not in repr(shown)

@@ -13,7 +13,7 @@ from quell.cli.output import Format, Output, clock, print_data, print_rows
 
 if TYPE_CHECKING:
     from quell.client.settings import Paused
-    from quell.configuration import Shown
+    from quell.configuration import ShownSetting
 
 app = typer.Typer(help="What the controller was told about itself.", no_args_is_help=True)
 
@@ -96,7 +96,7 @@ def unset(
 @app.command()
 def describe(name: Name, output: Output = Format.TABLE) -> None:
     """What a setting means, in which unit, why its default is what it is, and what a wrong value does. Asks nobody."""
-    from quell.configuration import Origin, Shown, unknown
+    from quell.configuration import Origin, ShownSetting, unknown
     from quell.settings import SETTINGS
 
     one = SETTINGS.get(name)
@@ -104,7 +104,7 @@ def describe(name: Name, output: Output = Format.TABLE) -> None:
         print(f"quell: {unknown(name)}", file=sys.stderr)
         raise typer.Exit(Exit.FAILED)
     if output is not Format.TABLE:
-        print_data(Shown.of(one, one.default, Origin()), output)
+        print_data(ShownSetting.of(one, one.default, Origin()), output)
         return
     print(f"{one.name}: {one.description}\n")
     told = {
@@ -159,7 +159,7 @@ def _said(paused: Paused) -> str:
     return f"destructive actions are paused{since}{by}" + (f": {paused.reason}" if paused.reason else "")
 
 
-def _when(one: Shown) -> str:
+def _when(one: ShownSetting) -> str:
     if one.pinned:
         return "there only"
     return "while running" if one.live else "at the next start"

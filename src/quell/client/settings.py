@@ -7,7 +7,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from quell.client.session import Session
-from quell.configuration import Shown
+from quell.configuration import ShownSetting
 
 
 class Paused(Struct, frozen=True, kw_only=True):
@@ -25,11 +25,11 @@ class ControllerSettings:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def all(self) -> list[Shown]:
-        return self._session.items(Shown, "/v1/settings")
+    def all(self) -> list[ShownSetting]:
+        return self._session.items(ShownSetting, "/v1/settings")
 
-    def get(self, name: str) -> Shown:
-        return self._session.ask(Shown, "GET", f"/v1/settings/{quote(name, safe='')}")
+    def get(self, name: str) -> ShownSetting:
+        return self._session.ask(ShownSetting, "GET", f"/v1/settings/{quote(name, safe='')}")
 
     def change(
         self,
@@ -38,13 +38,13 @@ class ControllerSettings:
         *,
         reason: str = "",
         allow_empty: bool = False,
-    ) -> list[Shown]:
+    ) -> list[ShownSetting]:
         """Set and unset while running, all or none; ApiError.problems lists what is wrong. The settings as they are then.
 
         allow_empty: protected_namespaces may become empty.
         """
         body = {"set": dict(values or {}), "unset": list(unset), "reason": reason, "allow_empty": allow_empty}
-        return self._session.ask(list[Shown], "PATCH", "/v1/settings", json=body)
+        return self._session.ask(list[ShownSetting], "PATCH", "/v1/settings", json=body)
 
     def paused(self) -> Paused:
         return self._session.ask(Paused, "GET", "/v1/pause")

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from msgspec import Meta, Struct
 
-from quell.configuration import From, Origin, Shown, unknown
+from quell.configuration import From, Origin, ShownSetting, unknown
 from quell.errors import Problem, SettingError, SettingFixed
 from quell.model.audit import QUELL, Actor, AuditEntry
 from quell.response.state import Safety
@@ -97,12 +97,12 @@ class LiveSettings:
         """Call it with the settings in force after each change."""
         self._listeners.append(listener)
 
-    def shown(self, names: Collection[str] = SETTINGS.keys()) -> list[Shown]:
+    def shown(self, names: Collection[str] = SETTINGS.keys()) -> list[ShownSetting]:
         """Settings with all that is known of them; KeyError for a name that is none."""
         told = []
         for name in names:
             one, origin = SETTINGS[name], self._origin(name)
-            told.append(Shown.of(one, self.settings.value(name), origin))
+            told.append(ShownSetting.of(one, self.settings.value(name), origin))
         return told
 
     async def change(self, wanted: Wanted, actor: Actor) -> None:

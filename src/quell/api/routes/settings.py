@@ -14,7 +14,7 @@ from quell.api.pages import Cursor, Limit, Page, page_of
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
-from quell.configuration import Shown, unknown
+from quell.configuration import ShownSetting, unknown
 from quell.controller.live_settings import Pause, Wanted
 from quell.errors import SettingError, SettingFixed
 from quell.model.audit import Actor
@@ -33,12 +33,12 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         summary="Every setting: what it is, means and risks, and where it comes from",
         opt=needs(Permission.READ),
     )
-    async def settings(limit: Limit = 1000, cursor: Cursor = None) -> Response[Page[Shown]]:
+    async def settings(limit: Limit = 1000, cursor: Cursor = None) -> Response[Page[ShownSetting]]:
         found = page_of(sorted(live.shown(), key=lambda one: one.name), limit, cursor, lambda one: one.name)
         return Response(found, headers=etag(live.version))
 
     @get("/v1/settings/{name:str}", summary="One setting", opt=needs(Permission.READ))
-    async def setting(name: FromPath[str]) -> Response[Shown]:
+    async def setting(name: FromPath[str]) -> Response[ShownSetting]:
         try:
             (found,) = live.shown([name])
         except KeyError:
@@ -50,7 +50,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         summary="Change settings while running, all of them or none; those set by file or environment stay",
         opt=needs(Permission.ADMIN),
     )
-    async def change_settings(data: JSONBody[Wanted], request: Request[Any, Any, Any]) -> Response[list[Shown]]:
+    async def change_settings(data: JSONBody[Wanted], request: Request[Any, Any, Any]) -> Response[list[ShownSetting]]:
         await change(data, request)
         return Response(live.shown([*data.set, *data.unset]), headers=etag(live.version))
 
