@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import itertools
@@ -9,7 +10,7 @@ import json
 import ssl
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from tests.support.kubernetes.objects import container_id, namespace, node, pod,
 from tests.support.kubernetes.server import StandIn, serving
 from tests.support.kubernetes.statuses import Failure
 from tests.support.kubernetes.watching import QUICK, Watched, watching
+from tests.system.running import wait_for
 
+from quell.controller.controller import Controller
 from quell.controller.kubernetes.reflector import KINDS, KindStatus, Pace
 from quell.controller.kubernetes.settings import KubernetesSettings
-from quell.controller.kubernetes.watch import State
+from quell.controller.kubernetes.watch import KubernetesWatch, State
 from quell.inventory.inventory import Inventory
 from quell.model.sighting import Gone, Sightings
+from quell.settings import Settings
 
 TOKEN = "the-token-of-quell"
 NEEDED = permissions("get list watch", "nodes namespaces pods services")
@@ -125,6 +129,35 @@ def test_the_inventory_joins_what_the_watch_tells(standin: StandIn, tmp_path: Pa
     assert (workload.image, workload.cluster, workload.host_network) == ("registry.example/web:1.4", "blue", False)
     assert inventory.is_kubernetes("node-1")
     assert inventory.refused == 0
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """The loop goes on meanwhile."""
+    await asyncio.to_thread(wait_for, condition, 30, what)
+
+
+def test_the_controller_knows_what_the_watch_tells(standin: StandIn, tmp_path: Path) -> None:
+    """On the controller's own loop, from the first list to a change of a label and the end of the pods."""
+    file = kubeconfig(tmp_path / "kubeconfig", standin.url, user={"token": TOKEN})
+    identifier = container_id("web-5d9c7b6f4-aaaaa")
+
+    async def scenario() -> None:
+        controller = Controller.open(tmp_path / "state", Settings())
+        controller.start()
+        watch = KubernetesWatch(KubernetesSettings(kubeconfig=str(file)), controller.take_sightings, pace=QUICK)
+        watch.start()
+        try:
+            workloads = controller.inventory.workloads
+            await until(lambda: identifier in workloads and workloads[identifier].service == "web", "the workload")
+            standin.cluster.label("pods", "web-5d9c7b6f4-aaaaa", {"app": "other"}, "shop")
+            await until(lambda: workloads[identifier].labels == {"app": "other"}, "the new label")
+            standin.cluster.delete("pods", "web-5d9c7b6f4-aaaaa", "shop")
+            await until(lambda: workloads[identifier].gone is not None, "its end")
+        finally:
+            await watch.stop()
+            await controller.stop()
+
+    asyncio.run(scenario())
 
 
 def test_a_pod_that_takes_the_place_of_another_is_another(standin: StandIn, tmp_path: Path) -> None:
