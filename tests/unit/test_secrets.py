@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import pickle
 import time
@@ -15,8 +16,14 @@ from quell.model.rule import Webhook
 from quell.secrets import HIDDEN, Secret, is_secret_name, redact, redact_text
 from quell.storage.tokens import new_secret
 
-TOKEN = new_secret()
-PEM = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode().strip()
+#: As quell.storage.tokens.new_secret makes them; the same in every process, since the cases are named by them.
+TOKEN = "quell_" + base64.urlsafe_b64encode(bytes(range(7, 39))).decode().rstrip("=")
+PEM = (
+    Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    .private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    .decode()
+    .strip()
+)
 BASE64 = PEM.splitlines()[1]
 
 
@@ -124,6 +131,12 @@ def test_what_is_nested_is_hidden_and_the_rest_stays() -> None:
     assert hidden["tokens"] == 3
     assert hidden["webhook"]["name"] == "hook"
     assert "example.org" in hidden["webhook"]["url"]
+
+
+def test_a_token_that_is_really_made_is_hidden() -> None:
+    assert len(new_secret()) == len(TOKEN)
+    for _ in range(100):
+        assert redact_text(f"/v1/{new_secret()}?x") == f"/v1/{HIDDEN}?x"
 
 
 def test_what_has_no_end_is_hidden_at_some_depth() -> None:
