@@ -21,7 +21,7 @@ from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
 from quell.channel.keys import public_text
-from quell.model.audit import AuditEntry, AuditRecord, Base, Hash, Head, Verification
+from quell.model.audit import AuditEntry, AuditRecord, Base, Head, Verification
 from quell.storage import audit, audit_export
 from quell.storage.audit import Filter
 from quell.storage.store import Store
@@ -34,6 +34,9 @@ _PAUSE = 0.001
 
 Moment = Annotated[float | None, QueryParameter(ge=0, le=1e11, description="Epoch seconds.")]
 After = Annotated[int, QueryParameter(ge=0, description="Go on after this entry: `last` of the part before.")]
+AfterHash = Annotated[
+    str | None, QueryParameter(pattern="^[0-9a-f]{64}$", description="Of that entry: `hash` of the part before.")
+]
 Parts = Annotated[int | None, QueryParameter(ge=1, description="At most so many entries; absent: all.")]
 
 
@@ -75,9 +78,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         summary="Whether the log is as it was written; in parts, if limit, after and after_hash say so",
         opt=needs(Permission.ADMIN),
     )
-    async def audit_verification(
-        after: After = 0, after_hash: FromQuery[Hash | None] = None, limit: Parts = None
-    ) -> Verification:
+    async def audit_verification(after: After = 0, after_hash: AfterHash = None, limit: Parts = None) -> Verification:
         if bool(after) is not (after_hash is not None):
             raise Refusal(400, "after and after_hash go together: both are of the end of the part before")
         start = None if after_hash is None else Base(n=after, hash=after_hash)
