@@ -6,6 +6,8 @@ import base64
 import contextlib
 import json
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,6 +234,47 @@ def test_what_is_done_to_the_file_is_found(tmp_path: Path) -> None:
         assert "changed from outside" in broken["note"]
         [finding] = admin.get("/v1/audit/verification").json()["findings"]
         assert (finding["fault"], finding["n"]) == ("broken before", 4)
+
+
+WRITER = """
+import sqlite3, sys, time
+from pathlib import Path
+from quell.channel.keys import load_or_create_key
+from quell.model.audit import QUELL, AuditEntry
+from quell.model.decision import Outcome, OutcomeStatus
+from quell.storage import audit
+from quell.storage.records import Noted
+from quell.storage.store import Store
+
+folder = Path(sys.argv[1])
+store = Store.open(folder / "quell.db", key=load_or_create_key(folder / "controller.key"))
+n = 0
+while True:
+    n += 1
+    entry = AuditEntry(actor=QUELL, verb="change", kind="thing", name=str(n))
+    outcome = Outcome(id=f"{time.time_ns()}/{n}", status=OutcomeStatus.DONE, time=time.time())
+    noted = [Noted(entry=entry, time=time.time(), outcome=(outcome.id, "done"))]
+    store.record_outcomes([outcome], lambda error: None, (), noted)
+    store.submit(lambda connection: audit.append(connection, entry, time.time())).result()
+    print(n, flush=True)
+"""
+
+
+def test_the_end_is_signed_whenever_the_process_is_killed(tmp_path: Path) -> None:
+    verified = 0
+    for moment in (3, 20):
+        command_line = [sys.executable, "-c", WRITER, str(tmp_path)]
+        with subprocess.Popen(command_line, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for line in writer.stdout:
+                if int(line) >= moment:
+                    writer.kill()
+                    break
+        done = command.quell("audit", "verify", "--state", str(tmp_path), "-o", "json", url="", state=tmp_path)
+        told = json.loads(done.stdout)
+        assert (done.returncode, told["findings"], told["complete"]) == (0, [], True)
+        assert told["entries"] >= verified + 2 * moment
+        verified = told["entries"]
 
 
 def outside(folder: Path, statement: str) -> None:
