@@ -111,7 +111,7 @@ def _give_examples(operation: dict[str, Any], examples: dict[str, Any]) -> None:
         # A handler that reads the body itself has not said of which type it is: documents, as YAML or JSON.
         body = operation.setdefault("requestBody", {"required": True, "content": deepcopy(_DOCUMENTS)})
         for kind, content in body["content"].items():
-            if isinstance(examples["request"], str) == kind.endswith("yaml"):
+            if kind == ("application/yaml" if isinstance(examples["request"], str) else "application/json"):
                 content["example"] = examples["request"]
     if "response" in examples:
         for status, told in operation["responses"].items():
