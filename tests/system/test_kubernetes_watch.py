@@ -7,7 +7,6 @@ import base64
 import contextlib
 import itertools
 import json
-import ssl
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
@@ -429,26 +428,35 @@ def data(file: Path) -> str:
     return base64.b64encode(file.read_bytes()).decode()
 
 
-@pytest.mark.parametrize("inline", [True, False], ids=["data", "files"])
+@pytest.mark.parametrize("given", ["data", "files", "beside"])
 def test_a_client_certificate_is_used_and_its_key_does_not_stay_on_the_disk(
-    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch, inline: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
+    """Keys in the kubeconfig itself are swept; files of the user's own stay, even in the folder for temporary ones."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    certificate, key = authority.issue("quell")
+    authority = Authority(temporary if given == "beside" else tmp_path)
+    certificate, key = authority.issue("tmp-quell")
     user: dict[str, Any] = {"client-certificate": str(certificate), "client-key": str(key)}
     cluster = {"certificate-authority": str(authority.file)}
-    if inline:
+    if given == "data":
         user = {"client-certificate-data": data(certificate), "client-key-data": data(key)}
         cluster = {"certificate-authority-data": data(authority.file)}
+    elif given == "beside":
+        user = {"client-certificate": certificate.name, "client-key": key.name}
+        cluster = {"certificate-authority": authority.file.name}
     with serving(StandIn(small(), tls=authority.server())) as standin:
-        standin.certified["quell"] = User("quell", (NEEDED,))
-        file = kubeconfig(tmp_path / "kubeconfig", standin.url, user=user, cluster=cluster)
+        standin.certified["tmp-quell"] = User("tmp-quell", (NEEDED,))
+        folder = temporary if given == "beside" else tmp_path
+        file = kubeconfig(folder / "kubeconfig", standin.url, user=user, cluster=cluster)
+        before = set(temporary.iterdir())
         with watching(KubernetesSettings(kubeconfig=str(file))) as watched:
             synced(watched)
-    assert list(temporary.iterdir()) == []
-    assert ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key) is None, "the user's own stay"
+    assert set(temporary.iterdir()) == before
+    assert certificate.exists()
+    assert key.exists()
+    assert authority.file.exists()
 
 
 def test_without_a_cluster_it_says_so_and_does_nothing(tmp_path: Path) -> None:

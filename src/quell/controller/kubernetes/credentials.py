@@ -8,14 +8,13 @@ for 500 pods, 7 with msgspec and only the fields needed), and a Kubernetes newer
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import socket
 import ssl
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from msgspec import Struct
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
-#: A kubeconfig that leads kr8s to the service account, whatever else lies in the home folder.
-_IN_CLUSTER = {
+#: A kubeconfig that leads kr8s to the service account, whatever else lies in the home folder. It takes a dict as well.
+_IN_CLUSTER: Any = {
     "contexts": [{"name": "in-cluster", "context": {"cluster": "", "user": ""}}],
     "current-context": "in-cluster",
 }
@@ -44,7 +43,7 @@ _KEEPALIVE = (
 )
 _CONNECT_SECONDS = 10.0
 #: An exec plugin may ask a cloud for a token.
-_READ_SECONDS = 60.0
+_READ_SECONDS = 30.0
 
 
 class CredentialsError(Exception):
@@ -117,7 +116,7 @@ def find(
     if settings.enabled == "on":
         # Not by default: a developer's kubeconfig leads to clusters that a Quell on that desk has nothing to do with.
         usual = environment.get("KUBECONFIG") or "~/.kube/config"
-        if _exists(usual):
+        if any(Path(path).expanduser().exists() for path in usual.split(os.pathsep) if path):
             return Place(kubeconfig=usual)
     return None
 
@@ -139,7 +138,9 @@ class Credentials:
         """CredentialsError if they cannot be read."""
         async with self._reading:
             if self._access is None:
-                self._access = await self._read()
+                # Importing kr8s takes a third of a second, and a long kubeconfig is parsed in one go.
+                self._access = await asyncio.to_thread(self._read)
+                self.server = self._access.server
             return self._access
 
     def refused(self, access: Access) -> None:
@@ -147,33 +148,36 @@ class Credentials:
         if self._access is access:
             self._access = None
 
-    async def _read(self) -> Access:
+    def _read(self) -> Access:
+        """With a loop of its own: a reading that is cancelled half way would leave files open."""
         named = self._place.kubeconfig
-        if named and not _exists(named):
+        if named and not any(Path(path).expanduser().exists() for path in named.split(os.pathsep) if path):
             raise CredentialsError(f"kubeconfig {named}: there is no such file")
-        # Importing it takes a third of a second.
-        module = await asyncio.to_thread(importlib.import_module, "kr8s._auth")
-        auth: KubeAuth = module.KubeAuth(
-            kubeconfig=named or _IN_CLUSTER,
-            serviceaccount=str(self._service_account),
-            context=self._context or None,
-        )
         try:
-            async with asyncio.timeout(_READ_SECONDS):
-                await auth.reauthenticate()
-                context = await _tls(auth)
+            return asyncio.run(self._by_kr8s())
         except Exception as error:  # noqa: BLE001 - kr8s lets through whatever its reading meets, KeyError among it
             where = f"kubeconfig {named}" if named else f"service account {self._service_account}"
             # Further lines of an error of the YAML reader quote the file, which holds secrets: hence no cause either.
             first = f"{type(error).__name__}: {error}".partition("\n")[0]
             what = f"it has no {error}" if isinstance(error, KeyError) else first
             raise CredentialsError(f"{where} cannot be used: {what}") from None
+
+    async def _by_kr8s(self) -> Access:
+        from kr8s._auth import KubeAuth  # heavy, and needed only where there is a cluster
+
+        named = self._place.kubeconfig
+        auth = KubeAuth(
+            kubeconfig=named or _IN_CLUSTER, serviceaccount=str(self._service_account), context=self._context or None
+        )
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                await auth.reauthenticate()
+            context = await _tls(auth)
         finally:
             _sweep(auth)
         if named and not self._context:
             # Whoever switches the file's current context must not switch the cluster under the inventory.
             self._context = auth.active_context
-        self.server = auth.server
         cluster = auth.kubeconfig.get_context(auth.active_context)["cluster"] if named else None
         return Access(
             server=auth.server,
@@ -185,36 +189,29 @@ class Credentials:
         )
 
 
-def _exists(kubeconfig: str) -> bool:
-    return any(Path(path).expanduser().exists() for path in kubeconfig.split(os.pathsep) if path)
-
-
 async def _tls(auth: KubeAuth) -> ssl.SSLContext:
     context = await auth.ssl_context()  # type: ignore[no-untyped-call]
     if not auth.server.startswith("https:"):
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # such as of `kubectl proxy`; nothing asks for it
     if not isinstance(context, ssl.SSLContext):
-        # Neither an authority nor a certificate is named: the system's authorities count. Tens of milliseconds.
-        return await asyncio.to_thread(ssl.create_default_context)
+        # Neither an authority nor a certificate is named: the system's authorities count.
+        return ssl.create_default_context()
     if context.verify_mode is not ssl.CERT_NONE and not auth.server_ca_file:
-        await asyncio.to_thread(context.load_default_certs)
+        context.load_default_certs()
     return context
 
 
 def _sweep(auth: KubeAuth) -> None:
-    """Delete what kr8s leaves in the folder for temporary files: keys and certificates that stood in the kubeconfig."""
-    config = getattr(auth, "kubeconfig", None)
-    if config is None:
-        return
-    users = [user["user"] or {} for user in config.users]
-    clusters = [cluster["cluster"] or {} for cluster in config.clusters]
-    own = {
-        str(one[field])
-        for one in (*users, *clusters)
-        for field in ("client-key", "client-certificate", "certificate-authority")
-        if field in one
-    }
-    for file in (auth.client_key_file, auth.client_cert_file, auth.server_ca_file):
-        path = Path(file) if file else None
-        if path and str(path) not in own and path.parent == Path(tempfile.gettempdir()):
-            path.unlink(missing_ok=True)
+    """Delete what kr8s leaves in the folder for temporary files: keys and certificates that stood in the kubeconfig
+    or came from a plugin. Files that the kubeconfig names are the user's and stay.
+    """
+    user, cluster = auth._user, auth._cluster  # noqa: SLF001 - only there it says where a file came from
+    for given, field, file in (
+        (user, "client-key", auth.client_key_file),
+        (user, "client-certificate", auth.client_cert_file),
+        (cluster, "certificate-authority", auth.server_ca_file),
+    ):
+        if file and f"{field}-data" in given and str(file) != given.get(field):
+            path = Path(file)
+            if path.parent == Path(tempfile.gettempdir()) and path.name.startswith(tempfile.gettempprefix()):
+                path.unlink(missing_ok=True)
