@@ -120,9 +120,10 @@ class Auth:
         return msgspec.structs.replace(self._identified(scope), address=peer(scope))
 
     def sender(self, scope: Scope) -> Caller:
-        """As `require` for sending events, without the address: a quarter of a million times a minute that counts."""
+        """As `require` for sending events, but without the address: thousands ask every second."""
         caller = self._identified(scope)
-        caller.need(Permission.INGEST)
+        if caller.role is not Role.INGEST:
+            caller.need(Permission.INGEST)
         return caller
 
     def browser(self, scope: Scope) -> tuple[Caller, bytes] | None:
