@@ -24,6 +24,7 @@ from quell.api.accounts.first import first_login
 from quell.api.app import create_app
 from quell.configuration import Origin
 from quell.controller.controller import Controller
+from quell.controller.kubernetes.watch import KubernetesWatch
 from quell.model.audit import QUELL, AuditEntry
 from quell.settings import Settings
 from quell.storage import audit, join_tokens, tokens
@@ -63,9 +64,11 @@ async def serving(
     origins: where settings that are no defaults come from (quell.configuration).
     """
     controller = Controller.open(folder, settings, origins)
+    kubernetes = KubernetesWatch(settings.kubernetes, controller.take_sightings)
     try:
         await _first_tokens(controller)
         controller.start()
+        kubernetes.start()
         app = create_app(controller)
         first_link = await first_login(app.accounts, controller.store, os.environ)
         config = uvicorn.Config(
@@ -98,6 +101,7 @@ async def serving(
             await asyncio.gather(keeping, return_exceptions=True)
             app.accounts.close()
     finally:
+        await kubernetes.stop()
         await controller.stop()
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Struct
 
+from quell.controller.kubernetes.settings import KubernetesSettings
 from quell.durations import parse_duration
 from quell.response.state import Safety
 from quell.setting import Setting, Unit, declared, read_age, read_budget, setting
@@ -400,6 +401,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     safety: SafetySettings = SafetySettings()
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
+    kubernetes: KubernetesSettings = KubernetesSettings()
 
     def value(self, name: str) -> object:
         """Of a setting by its name, such as safety.paused."""

@@ -49,6 +49,10 @@ DEFAULTS: dict[str, Any] = {
     "webhooks.give_up_after": "24h",
     "webhooks.proxy": "",
     "log.level": "info",
+    "kubernetes.enabled": "auto",
+    "kubernetes.kubeconfig": "",
+    "kubernetes.context": "",
+    "kubernetes.cluster": "",
 }
 #: Those that may be changed while the controller runs.
 LIVE = {name for name in DEFAULTS if name.startswith("safety.")} - {"safety.allow_empty_protection"}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from litestar import Request
 
 from quell.api.problem import Refusal
+
+_LIST = re.compile(r'"[^"]*"(\s*,\s*"[^"]*")*')
 
 
 def etag(version: object) -> dict[str, str]:
@@ -15,10 +18,15 @@ def etag(version: object) -> dict[str, str]:
 
 
 def expect(request: Request[Any, Any, Any], version: object) -> None:
-    """Refusal 412 if the request has an If-Match that does not name this version. Without one, every version is right."""
+    """Refusal 412 if the request has an If-Match that does not name this version, 400 if it is none.
+
+    Without one, every version is right.
+    """
     wanted = request.headers.get("if-match")
     if wanted is None or wanted.strip() == "*":
         return
+    if not _LIST.fullmatch(wanted.strip()):
+        raise Refusal(400, f'If-Match: expected * or the ETag of what was read, such as "7", got {wanted[:80]!r}')
     if f'"{version}"' not in [each.strip() for each in wanted.split(",")]:
         raise Refusal(
             412,
