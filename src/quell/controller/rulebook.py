@@ -30,7 +30,7 @@ KINDS: dict[str, type[Thing]] = {
 }
 _SHORT = {"rule": "ResponseRule", "policies": "Policy"}
 #: The name of a source, such as git/prod.
-_SOURCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@:+-]{0,199}")
+SOURCE = "^[A-Za-z0-9][A-Za-z0-9._/@:+-]{0,199}$"
 _NOWHERE = Source()
 
 
@@ -152,6 +152,12 @@ def alone(documents: Documents) -> Documents:
     return msgspec.structs.replace(documents, rules=rules)
 
 
+def refuse_nothing(documents: Documents) -> None:
+    """DocumentError where there is no document: what is meant for a folder was given another, or an empty one."""
+    if not (documents.rules or documents.groups or documents.webhooks or documents.policies or documents.rulesets):
+        raise DocumentError([Problem(file="", message="there is no document in the input")])
+
+
 def plan_apply(things: Mapping[Key, Kept], wanted: Application, edition: Edition) -> Plan:
     """What an application does. DocumentError, DocumentConflict, DocumentForbidden: nothing is to be done."""
     given = _given(things, wanted)
@@ -195,15 +201,12 @@ def plan_delete(
     return _finished(things, after, steps, edition, unquarantine=unquarantine)
 
 
-def _is_empty(documents: Documents) -> bool:
-    return not (documents.rules or documents.groups or documents.webhooks or documents.policies or documents.rulesets)
-
-
 def _given(things: Mapping[Key, Kept], wanted: Application) -> dict[Key, Thing]:
     """The documents of the input, complete: rules with their ids, webhooks with the secrets that they kept."""
+    refuse_nothing(wanted.documents)
     documents = wanted.documents
-    problems = [Problem(file="", message="there is no document in the input")] if _is_empty(documents) else []
-    if wanted.source and not _SOURCE.fullmatch(wanted.source):
+    problems: list[Problem] = []
+    if wanted.source and not re.fullmatch(SOURCE, wanted.source):
         problems.append(
             Problem(
                 file="",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Container, Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from litestar import Request, Response, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
+from litestar.openapi.spec import Operation, Parameter, Schema
 from litestar.openapi.spec.enums import OpenAPIType
 from litestar.params import FromPath, FromQuery, QueryParameter
 from msgspec import Struct
@@ -23,7 +24,7 @@ from quell.api.roles import Permission, needs
 from quell.api.services import Services
 from quell.controller.controller import Controller
 from quell.controller.editing import Change, Changed
-from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of, name_of
+from quell.controller.rulebook import SOURCE, Application, Editor, Kept, Key, kind_of, name_of, refuse_nothing
 from quell.documents.load import Documents, Thing, load_text
 from quell.documents.write import dump_yaml, to_document
 from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, Problem
@@ -38,8 +39,12 @@ _Call = Request[Any, Any, Any]
 _DryRun = Annotated[bool, QueryParameter(description="Say what would change, with diffs, and change nothing.")]
 _Source = Annotated[
     str | None,
-    QueryParameter(description="By what name these are applied, such as git/prod; it then owns them. Absent: by none."),
+    QueryParameter(
+        pattern=SOURCE,
+        description="By what name these are applied, such as git/prod; it then owns them. Absent: by none.",
+    ),
 ]
+_OfSource = Annotated[str | None, QueryParameter(pattern=SOURCE, description="Only what belongs to this source.")]
 _TakeOver = Annotated[bool, QueryParameter(description="Also change what belongs to another source.")]
 _Unquarantine = Annotated[
     bool, QueryParameter(description="End the quarantines of rules and policies that go or are disabled. operate.")
@@ -49,12 +54,18 @@ _Secrets = Annotated[
 ]
 
 
-class _TakesYaml(Operation):
-    """The body is read by Quell itself, so that every problem has its line."""
+@dataclass
+class _OfOneVersion(Operation):
+    """A POST that may be for one version of all documents."""
 
     def __post_init__(self) -> None:
-        schema = Schema(type=OpenAPIType.STRING, description="Documents of apiVersion quell.dev/v1, in YAML or JSON.")
-        self.request_body = RequestBody(content={YAML: OpenAPIMediaType(schema=schema)}, required=True)
+        wanted = Parameter(
+            name="If-Match",
+            param_in="header",
+            schema=Schema(type=OpenAPIType.STRING, pattern='^"[ -~]*"$'),
+            description="The ETag of the list. 412 if any document was changed since.",
+        )
+        self.parameters = [*(self.parameters or []), wanted]
 
 
 class Shown(Struct, frozen=True, kw_only=True):
@@ -96,12 +107,12 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
     async def documents(
         kind: FromQuery[str | None] = None,
         name: FromQuery[str | None] = None,
-        source: FromQuery[str | None] = None,
+        source: _OfSource = None,
         limit: Limit = 1000,
         cursor: Cursor = None,
     ) -> Response[Page[Shown]]:
         revision = controller.rulebook.revision
-        found = controller.documents(_kind(kind) if kind else None, name, source)
+        found = controller.documents(None if kind is None else _kind(kind), name, source)
         if name is not None and not found:
             raise Refusal(404, f"no {kind or 'document'} {name}")
         kept = page_of(found, limit, cursor, _cursor)
@@ -112,18 +123,19 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         summary="The documents in force as one YAML text, which applied elsewhere gives the same",
         description="Without `status`. In the place of a webhook's secrets stands (secret), unless they are asked for.",
         media_type=YAML,
-        responses={200: ResponseSpec(str, generate_examples=False, media_type=YAML)},
+        # Its text is no one value: there are as many documents in it as there are.
+        responses={200: ResponseSpec(Any, generate_examples=False, media_type=YAML)},
         opt=needs(Permission.READ),
     )
     async def export_documents(
         request: _Call,
         kind: FromQuery[str | None] = None,
-        source: FromQuery[str | None] = None,
+        source: _OfSource = None,
         secrets: _Secrets = False,
     ) -> Response[str]:
         revision, found = (
             controller.rulebook.revision,
-            controller.documents(_kind(kind) if kind else None, None, source),
+            controller.documents(None if kind is None else _kind(kind), None, source),
         )
         if secrets:
             await with_secrets(request, "all" if kind is None else _kind(kind))
@@ -153,8 +165,8 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         "/v1/documents",
         status_code=200,
         summary="Apply YAML documents, all of them or none",
-        description="If-Match: the ETag of the list. `prune` deletes what `source` applied before and is not here.",
-        operation_class=_TakesYaml,
+        description="`prune` deletes what `source` applied before and is not here any more.",
+        operation_class=_OfOneVersion,
         opt=needs(Permission.RULES),
     )
     async def apply(
@@ -181,8 +193,7 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         "/v1/documents/{kind:str}/{name:path}",
         status_code=200,
         summary="Create or change one document",
-        description="The body is the whole document, in YAML or JSON. If-Match: the ETag of the document.",
-        operation_class=_TakesYaml,
+        description="The body is the whole document, in YAML or JSON.",
         opt=needs(Permission.RULES),
     )
     async def put_document(
@@ -208,7 +219,6 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         "/v1/documents/{kind:str}/{name:path}",
         status_code=200,
         summary="Delete a document",
-        description="If-Match: the ETag of the document.",
         opt=needs(Permission.RULES),
     )
     async def delete_document(
@@ -239,7 +249,9 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
 
 
 async def _read(request: _Call) -> Documents:
-    return await asyncio.to_thread(load_text, await request.body(), "")
+    documents = await asyncio.to_thread(load_text, await request.body(), "")
+    refuse_nothing(documents)
+    return documents
 
 
 async def _refused(change: Any) -> Changed:
