@@ -29,6 +29,12 @@ def doctor(
     config: Annotated[
         Path | None, typer.Option("--config", envvar="QUELL_CONFIG", help="The controller's file of settings.")
     ] = None,
+    patience: Annotated[
+        float,
+        typer.Option(
+            "--timeout", min=0.1, metavar="SECONDS", help="How long to look at most; what is left over is a warning."
+        ),
+    ] = 2.5,
     output: Output = Format.TABLE,
 ) -> None:
     """Say what this machine lacks for a controller or an agent, why it matters and what to do. Changes nothing.
@@ -49,7 +55,7 @@ def doctor(
         agent_state=agent_state or state / "agent",
         config=config,
     )
-    findings = examine(case)
+    findings = examine(case, patience=patience)
     print_rows(
         findings,
         output,

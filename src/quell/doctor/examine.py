@@ -10,9 +10,6 @@ from quell.doctor import folder, kernel, machine, reach
 from quell.doctor.finding import Case, Check, Finding, Found, Role, warning
 from quell.secrets import redact_text
 
-#: Seconds after which a check that has not answered is given up.
-PATIENCE = 2.5
-
 _CONTROLLER, _AGENT = frozenset((Role.CONTROLLER,)), frozenset((Role.AGENT,))
 _BOTH = _CONTROLLER | _AGENT
 
@@ -43,7 +40,7 @@ CHECKS = (
 )
 
 
-def examine(case: Case, checks: Sequence[Check] = CHECKS, *, patience: float = PATIENCE) -> list[Finding]:
+def examine(case: Case, checks: Sequence[Check] = CHECKS, *, patience: float) -> list[Finding]:
     """What the checks for the case's roles find, in their order. patience: seconds for all of them together."""
     wanted = [check for check in checks if check.roles & case.roles]
     answers: dict[str, Found] = {}
@@ -54,7 +51,10 @@ def examine(case: Case, checks: Sequence[Check] = CHECKS, *, patience: float = P
     end = time.monotonic() + patience
     for thread in threads:
         thread.join(max(0.0, end - time.monotonic()))
-    silent = warning(f"no answer within {patience:g} s", "What it looks at hangs, or this machine is very busy.")
+    silent = warning(
+        f"no answer within {patience:g} s",
+        "What it looks at hangs, or this machine is very busy: try again with a longer --timeout.",
+    )
     return [_finding(check, answers.get(check.name, silent)) for check in wanted]
 
 

@@ -17,7 +17,7 @@ from quell.configuration import load_configuration
 from quell.doctor.finding import Case, Found, Role, missing, ok, warning
 from quell.errors import ApiError, SettingError, Unreachable
 
-_TIMEOUT = 2.0
+_TIMEOUT = 1.5
 #: Seconds; the default of safety.clock_skew.
 _SKEW = 5.0
 
