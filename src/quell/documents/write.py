@@ -20,6 +20,8 @@ from quell.model.rule import Criterion, Group, Rule, Webhook, WebhookFilter
 
 #: The line between documents. No document has such a line within: all below its first level is indented.
 SEPARATOR = "---\n"
+#: What a missing field of a rule means.
+_DEFAULTS = {field.name: field.default for field in struct_fields(Rule)}
 _LABELS = (SelectorKind.POD, SelectorKind.NAMESPACE)
 
 
@@ -179,8 +181,7 @@ def _selector(selector: Selector) -> dict[str, Any]:
 
 def _unless_default(rule: Rule, name: str) -> str:
     value = getattr(rule, name)
-    default = next(field.default for field in struct_fields(rule) if field.name == name)
-    return "" if value == default else str(value)
+    return "" if value == _DEFAULTS[name] else str(value)
 
 
 def _duration(seconds: float | None) -> str:
