@@ -23,7 +23,7 @@ _MAX_GRACE = 30 * 86_400.0
 #: Printable, without a slash: it is a part of a path.
 _Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._:@+-]*$")]
 _Word = Annotated[str, Meta(min_length=1, max_length=253)]
-_Words = Annotated[tuple[_Word, ...], Meta(max_length=1000)]
+_Words = Annotated[list[_Word], Meta(max_length=1000)]
 
 
 class TokenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,9 +34,9 @@ class TokenRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: What of the role it may do; None: all of it.
     permissions: list[Permission] | None = None
     #: What its events may be about, of role ingest only; clusters and nodes may be globs. None: anything.
-    detectors: _Words = ()
-    clusters: _Words = ()
-    nodes: _Words = ()
+    detectors: _Words = []
+    clusters: _Words = []
+    nodes: _Words = []
     #: Take the place of a token of the same name, whose secret then works no more.
     replace: bool = False
 
@@ -83,7 +83,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             data.role,
             ttl=data.ttl,
             permissions=data.permissions,
-            binding=Binding(detectors=data.detectors, clusters=data.clusters, nodes=data.nodes),
+            binding=Binding(detectors=tuple(data.detectors), clusters=tuple(data.clusters), nodes=tuple(data.nodes)),
             replace=data.replace,
         )
         return _issued(secret, token)
