@@ -37,7 +37,12 @@ def connect(context: typer.Context) -> Client:
     from quell.client import Client  # httpx costs 150 ms that `quell version` and shell completion can do without
 
     connection = context.find_object(Connection) or Connection()
-    return Client(connection.url, connection.token or _session_with(connection.url) or _token_of(connection.state))
+    return Client(connection.url, token_of(connection))
+
+
+def token_of(connection: Connection) -> str:
+    """The token a command shows; "": there is none."""
+    return connection.token or _session_with(connection.url) or _admin_token(connection.state)
 
 
 def _session_with(url: str) -> str:
@@ -45,7 +50,7 @@ def _session_with(url: str) -> str:
     return "" if credential is None else credential.token
 
 
-def _token_of(state: Path | None) -> str:
+def _admin_token(state: Path | None) -> str:
     folders = [state] if state is not None else [Path(".state"), default_state()]
     for folder in folders:
         try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quell.cli.connection import Connection, _token_of, default_state
+from quell.cli.connection import Connection, default_state, token_of
 from quell.cli.exits import Exit
 from quell.cli.output import Format, Output, print_rows
 
@@ -50,7 +50,7 @@ def doctor(
     case = Case(
         roles=frozenset(Role) if role is Part.ALL else frozenset((Role(role.value),)),
         url=connection.url.rstrip("/"),
-        token=Secret(connection.token or _token_of(connection.state)),
+        token=Secret(token_of(connection)),
         state=state,
         agent_state=agent_state or state / "agent",
         config=config,

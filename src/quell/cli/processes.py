@@ -123,7 +123,7 @@ def _serve(
             settings,
             origins=configuration.origins,
             agent=agent,
-            agent_arguments=agent_arguments,
+            agent_arguments=("--log-format", log_format.value, "--log-level", settings.log.level, *agent_arguments),
             on_ready=lambda running: _ready(running, folder),
         )
     except OSError as error:

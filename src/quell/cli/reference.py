@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from quell.api import metrics
 from quell.catalogue.names import NAMES
 from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA
 from quell.cli.exits import MEANINGS
@@ -32,7 +33,7 @@ _CHANGES = {True: "while running", False: "at the next start"}
 
 def pages() -> Mapping[str, str]:
     """File name -> text."""
-    return {"cli.md": commands(), "reference.md": tables(), "settings.md": settings()}
+    return {"cli.md": commands(), "reference.md": tables(), "settings.md": settings(), "metrics.md": metrics.page()}
 
 
 def commands() -> str:

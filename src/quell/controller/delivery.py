@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from quell import faults
+from quell import faults, metrics
 from quell.controller.addresses import IPNetwork
 from quell.controller.receivers import Answer, Receiver, Verdict, shown
 from quell.errors import StoreError
@@ -225,6 +225,7 @@ class Line:
             return
         self._changed = False
         answer = await self._attempt(endpoint, item, now)
+        metrics.webhook_attempted(self.name, answer.verdict.value, answer.duration)
         attempts = item.attempts + 1
         tried = msgspec.structs.replace(item, attempts=attempts)
         if answer.verdict is Verdict.DELIVERED:
@@ -291,6 +292,7 @@ class Line:
     def _settle(self, item: OutboxItem, status: OutcomeStatus, explanation: str, answer: Answer | None) -> None:
         """The delivery has come to its end: outcome, history and, if it failed, dead letter in one transaction."""
         self._queue.popleft()
+        metrics.webhook_ended(self.name, status)
         delivered = status is OutcomeStatus.DONE
         now = self._clock()
         facts: dict[str, str | int | float | list[int]] = {"endpoint": self.name, "attempts": item.attempts}

@@ -22,6 +22,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
+from quell import metrics
 from quell.channel.envelope import sign
 from quell.channel.messages import Announced, FromController, Ordered, OutcomeAck
 from quell.controller import audit_trail
@@ -297,6 +298,7 @@ class Dispatcher:
             self._pending.pop(command.agent, None)
         if error is not None:
             return
+        metrics.command_ended(command, outcome, self._clock())
         self._on_reported(command, outcome)
         late, pending.late = pending.late, None
         if given_up:

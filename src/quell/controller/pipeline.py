@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 import structlog
 
+from quell import metrics
 from quell.clock import Clock
 from quell.controller.bodies import body
 from quell.controller.dispatcher import outbox_item
@@ -131,6 +132,7 @@ class Pipeline:
             changes=release.changes,
         )
         self.state.apply(decision)
+        metrics.decided(event, decision, ())
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future, noted)
         return future
@@ -159,6 +161,7 @@ class Pipeline:
         self.state.apply(decision)
         ordered = commands(decision, self.state, now)
         raised = flags(decision, event)
+        metrics.decided(event, decision, raised)
         self._ordered += ordered
         return Entry(
             event=event,

@@ -20,7 +20,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
-from quell import faults
+from quell import faults, metrics
 from quell.errors import QueueFull, StoreError, StoreFull
 from quell.storage import changes, checkpoint
 from quell.storage.checkpoint import Checkpoints
@@ -241,6 +241,7 @@ class Writer:
         rate = size / seconds
         self._drain_rate = rate if not self._drain_rate else 0.8 * self._drain_rate + 0.2 * rate
         self._commit_seconds = seconds
+        metrics.committed(seconds)
 
         later: list[tuple[Done, StoreError | None]] = []
         for item, error in zip(items, errors, strict=True):
