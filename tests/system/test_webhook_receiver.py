@@ -35,6 +35,7 @@ from cryptography.x509.oid import NameOID
 from quell.controller.delivery import Pace, State
 from quell.controller.webhooks import Webhooks
 from quell.errors import SettingError
+from quell.model.audit import QUELL
 from quell.model.decision import OutcomeStatus, Reason
 from quell.model.rule import Webhook
 from quell.settings import WebhookSettings
@@ -268,8 +269,8 @@ def test_a_refusal_is_a_dead_letter_at_once_and_can_be_replayed_under_its_id(
             assert receiver.bodies == [0, 1]
             assert list(letters(store)) == ["event000/webhook/ops"]
             assert str(status) in letters(store)["event000/webhook/ops"]
-            assert not await webhooks.replay("event001/webhook/ops")
-            assert await webhooks.replay("event000/webhook/ops")
+            assert not await webhooks.replay("event001/webhook/ops", QUELL)
+            assert await webhooks.replay("event000/webhook/ops", QUELL)
             await until(lambda: len(receiver.requests) == 3 and settled(store))
 
     asyncio.run(scenario())
@@ -384,7 +385,7 @@ def test_what_waits_for_an_endpoint_that_is_no_more_becomes_dead_letters(
             assert len(letters(store)) == 3
             webhooks.set_endpoints({"ops": endpoint(receiver)})
             for identifier in sorted(letters(store)):
-                assert await webhooks.replay(identifier)
+                assert await webhooks.replay(identifier, QUELL)
             await until(lambda: settled(store))
 
     asyncio.run(scenario())

@@ -26,14 +26,14 @@ from quell.api.problem import Refusal, refusal
 from quell.api.roles import Permission
 from quell.api.unpack import Disconnected, read_body
 from quell.controller.controller import Controller
-from quell.detectors import DETECTORS
+from quell.controller.past import as_decided
 from quell.errors import QuellError
 from quell.model import action
 from quell.model.decision import Decision, Outcome
 from quell.model.event import Event
 from quell.model.explanation import Explanation
 from quell.model.subject import Subject
-from quell.storage.store import Store, Stored
+from quell.storage.store import Store
 
 #: Seconds between two loads of the list by a browser that shows it.
 _REFRESH = 5
@@ -158,7 +158,7 @@ class Page:
             raise Refusal(404, f"event {event_id} is no longer kept")
         return _render(
             "event.html",
-            line=Line(_event_of(stored), stored.decision, list(explanation.outcomes)),
+            line=Line(as_decided(stored), stored.decision, list(explanation.outcomes)),
             flags=explanation.flags,
             record=_pretty(explanation),
             raw=stored.raw.decode(errors="replace"),
@@ -187,13 +187,9 @@ async def _redirect(send: Send, headers: dict[str, str]) -> None:
 
 def _lines(store: Store, before: str | None) -> list[Line]:
     return [
-        Line(_event_of(stored), stored.decision, store.outcomes(stored.id) if stored.decision.actions else [])
+        Line(as_decided(stored), stored.decision, store.outcomes(stored.id) if stored.decision.actions else [])
         for stored in store.recent(_ROWS, before)
     ]
-
-
-def _event_of(stored: Stored) -> Event:
-    return DETECTORS[stored.source].decode(stored.raw, id=stored.id, received=stored.received)
 
 
 def _pretty(explanation: Explanation) -> str:

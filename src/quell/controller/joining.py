@@ -14,7 +14,8 @@ from quell.channel.keys import public_key, public_text
 from quell.channel.messages import Joined, JoinRequest
 from quell.errors import LinkError
 from quell.ids import uuid7
-from quell.storage import agents, join_tokens
+from quell.model.audit import Actor, AuditEntry
+from quell.storage import agents, audit, join_tokens
 from quell.storage.store import Store
 
 #: Characters; a host's name has at most 253 (RFC 1035).
@@ -29,12 +30,13 @@ async def join(
     *,
     controller_key: Ed25519PublicKey,
     now: float,
+    address: str = "",
     withdrawn: Callable[[str], None] = lambda _agent: None,
 ) -> Joined:
     """Enrol an agent. The answer is given when agent and used-up token are on disk, in one transaction.
 
     A machine that enrols again (same machine id and node) takes the place of its former agent; withdrawn is told that
-    one's id, so that its link can be ended. Raises LinkError for a token that is unknown, used or expired and for a
+    one's id, so that its link can be ended. address: where the request came from. Raises LinkError for a token that is unknown, used or expired and for a
     request that makes no sense, StoreError if nothing can be written.
     """
     for word, value in (("name", request.name), ("node", request.node), ("machine_id", request.machine_id)):
@@ -60,6 +62,14 @@ async def join(
         for identifier in former:
             agents.delete(connection, identifier)
         agents.put(connection, agent)
+        told = {"node": agent.node, "machine_id": agent.machine_id, "key": request.public_key}
+        by = Actor(kind="agent", name=agent.id, address=address)
+        note = f"in place of {', '.join(former)}" if former else ""
+        audit.append(
+            connection,
+            AuditEntry(actor=by, verb="enrol", kind="agent", name=agent.name, after=told, note=note),
+            now,
+        )
         return former
 
     former = await asyncio.wrap_future(store.submit(enrol))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -12,9 +13,10 @@ from quell.controller.addresses import EVERYWHERE
 from quell.controller.delivery import CHANNEL, Access, EndpointStatus, Line, Pace
 from quell.durations import parse_duration
 from quell.errors import SettingError
+from quell.model.audit import Actor, AuditEntry
 from quell.model.rule import Source, Webhook
 from quell.settings import WebhookSettings
-from quell.storage import dead_letters, outbox
+from quell.storage import audit, dead_letters, outbox
 from quell.storage.records import OutboxItem
 from quell.storage.store import Store
 
@@ -79,11 +81,18 @@ class Webhooks:
         for name, some in by_name.items():
             self._line(name).offer(some)
 
-    async def replay(self, identifier: str) -> bool:
+    async def replay(self, identifier: str, by: Actor) -> bool:
         """Deliver a dead letter after all, under the same id. False: there is none. StoreError."""
         now = self._clock()
-        future = self._store.submit(lambda connection: dead_letters.replay(connection, identifier, now))
-        item = await asyncio.wrap_future(future)
+        entry = AuditEntry(actor=by, verb="replay", kind="dead-letter", name=identifier)
+
+        def replay(connection: sqlite3.Connection) -> OutboxItem | None:
+            item = dead_letters.replay(connection, identifier, now)
+            if item is not None:
+                audit.append(connection, entry, now)
+            return item
+
+        item = await asyncio.wrap_future(self._store.submit(replay))
         if item is None:
             return False
         self.offer([item])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from typing import Annotated, Any, cast
 
@@ -19,7 +20,8 @@ from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, Joined, JoinRequest
 from quell.controller.joining import join
 from quell.errors import LinkError
-from quell.storage import join_tokens, tokens
+from quell.model.audit import AuditEntry
+from quell.storage import audit, join_tokens, tokens
 
 
 class JoinTokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,12 +49,17 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         summary="A token with which one agent may enrol",
         opt=needs(Permission.ADMIN, secret=True),
     )
-    async def join_token(data: JSONBody[JoinTokenRequest]) -> JoinToken:
+    async def join_token(data: JSONBody[JoinTokenRequest], request: Request[Any, Any, Any]) -> JoinToken:
         secret, now = tokens.new_secret(), time.time()
         expires = now + data.ttl
-        await asyncio.wrap_future(
-            store.submit(lambda connection: join_tokens.put(connection, secret, "api", now, expires)),
-        )
+        actor = request.scope["state"]["caller"].actor
+        entry = AuditEntry(actor=actor, verb="create", kind="join-token", name="api", after={"expires": expires})
+
+        def put(connection: sqlite3.Connection) -> None:
+            join_tokens.put(connection, secret, "api", now, expires)
+            audit.append(connection, entry, now)
+
+        await asyncio.wrap_future(store.submit(put))
         return JoinToken(token=secret, expires=expires)
 
     def withdrawn(agent: str) -> None:
@@ -67,6 +74,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
                 data,
                 controller_key=controller.signing_key.public_key(),
                 now=time.time(),
+                address=peer(cast("Scope", request.scope)),
                 withdrawn=withdrawn,
             )
         except LinkError as error:

@@ -60,7 +60,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         found = await asyncio.to_thread(
             store.read, lambda connection: audit.recent(connection, limit + 1, before, wanted)
         )
-        if not request.scope["state"]["caller"].role.may(Permission.ADMIN):
+        if not request.scope["state"]["caller"].may(Permission.ADMIN):
             found = [_without_address(record) for record in found]
         return page(found, limit, lambda record: str(record.n))
 

@@ -318,7 +318,7 @@ def _caller(request: _Call) -> Caller:
 
 def _editor(request: _Call) -> Editor:
     caller = _caller(request)
-    return Editor(actor=caller.actor, operates=caller.role.may(Permission.OPERATE))
+    return Editor(actor=caller.actor, operates=caller.may(Permission.OPERATE))
 
 
 def _cursor(kept: Kept) -> str:

@@ -14,7 +14,7 @@ from quell.api.pages import Cursor, Limit, Page, page
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
-from quell.detectors import DETECTORS
+from quell.controller.past import as_decided
 from quell.model.decision import Flag
 from quell.model.explanation import Explanation, facts
 from quell.storage.store import Stored
@@ -56,5 +56,4 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
 def row(stored: Stored) -> dict[str, Any]:
     """What an event says, and `decision`."""
-    event = DETECTORS[stored.source].decode(stored.raw, id=stored.id, received=stored.received)
-    return facts(event) | {"decision": msgspec.to_builtins(stored.decision)}
+    return facts(as_decided(stored)) | {"decision": msgspec.to_builtins(stored.decision)}

@@ -21,7 +21,7 @@ Glob = Annotated[
     str | None, QueryParameter(description="The whole value; * and ? stand for any text.", max_length=1024)
 ]
 Label = Annotated[
-    list[str] | None,
+    tuple[str, ...],
     QueryParameter(description="key=value, where the value may have * and ?; or a key alone. All must hold."),
 ]
 Test = Callable[[Workload], bool]
@@ -41,14 +41,14 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         node: Glob = None,
         namespace: Glob = None,
         image: Glob = None,
-        label: Label = None,
+        label: Label = (),
         group: FromQuery[str | None] = None,
         running: FromQuery[bool | None] = None,
         limit: Limit = 1000,
         cursor: Cursor = None,
     ) -> Page[WorkloadListed]:
         tests = [_like(name, pattern) for name, pattern in (("node", node), ("namespace", namespace), ("image", image))]
-        tests += [_labelled(wanted) for wanted in label or ()]
+        tests += [_labelled(wanted) for wanted in label]
         if running is not None:
             tests.append(lambda known: (known.running and known.gone is None) is running)
         members = None if group is None else frozenset(members_of(group))

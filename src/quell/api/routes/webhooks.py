@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from litestar import get, post
+from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
@@ -54,11 +54,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         summary="Send a dead letter again: <id>/replay",
         opt=needs(Permission.OPERATE),
     )
-    async def replay(rest: FromPath[str]) -> None:
+    async def replay(rest: FromPath[str], request: Request[Any, Any, Any]) -> None:
         identifier, slash, verb = rest.removeprefix("/").rpartition("/")
         if not slash or verb != "replay":
             raise Refusal(404, "expected /v1/webhooks/dead-letters/<id>/replay")
-        if not await controller.webhooks.replay(identifier):
+        if not await controller.webhooks.replay(identifier, request.scope["state"]["caller"].actor):
             raise Refusal(404, f"no dead letter {identifier}")
 
     return [delivered, dead, replay]
