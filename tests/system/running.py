@@ -26,6 +26,9 @@ BUDGETS = {
     "QUELL_SAFETY_BUDGET_RULE": "100000/1m",
     "QUELL_SAFETY_BUDGET_NAMESPACE": "100000/1m",
     "QUELL_WEBHOOKS_ALLOW_PRIVATE": "true",
+    # A slow machine may need longer for the restarts between an event and its outcome than a person would allow.
+    "QUELL_SAFETY_COMMAND_TTL": "10m",
+    "QUELL_SAFETY_MAX_AGE_KILL": "10m",
     "QUELL_SERVER_RATE_LIMIT": "10000",
     "QUELL_SERVER_RATE_BURST": "10000",
 }
@@ -117,7 +120,7 @@ class Quell:
     def _start(
         self, command: list[str], log: str, fault: str, more: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        environment = os.environ | BUDGETS | (more or {}) | ({"QUELL_FAULT": fault} if fault else {})
+        environment = BUDGETS | os.environ | (more or {}) | ({"QUELL_FAULT": fault} if fault else {})
         with (self.folder / log).open("ab") as file:
             return subprocess.Popen([sys.executable, *command], env=environment, stdout=file, stderr=file)
 

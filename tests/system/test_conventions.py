@@ -69,6 +69,10 @@ def test_an_unknown_parameter_is_refused_with_the_nearest(admin: httpx.Client) -
     answer = admin.get("/v1/events", params={"limt": 5})
     assert answer.status_code == 400
     assert answer.json()["problems"][0]["nearest"] == "limit"
+    twice = admin.get("/v1/events?limit=5&limit=6")
+    assert twice.status_code == 400
+    assert twice.json()["problems"][0]["pointer"] == "/query/limit"
+    assert admin.get("/v1/workloads?label=a=1&label=b").status_code == 200
 
 
 def test_pages_give_each_item_once(admin: httpx.Client) -> None:

@@ -82,7 +82,9 @@ _NOT_OF_THE_QUERY = frozenset(("data", "request"))
 
 
 def _knows_each_parameter(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Refusal 400 for a parameter of the query that the route does not have: ignoring it could mean its opposite."""
+    """Refusal 400 for a parameter of the query that the route does not have, or has once: ignoring one could mean its
+    opposite.
+    """
     for word in connection.query_params:
         known = _parameters(handler) - connection.path_params.keys()
         if word not in known:
@@ -96,6 +98,10 @@ def _knows_each_parameter(connection: ASGIConnection[Any, Any, Any, Any], handle
                 nearest=nearest(word, sorted(known)),
             )
             raise Refusal(400, f'unknown parameter "{word}": there are {there}', problems=[problem])
+        several = len(connection.query_params.getall(word)) > 1
+        if several and not handler.parsed_fn_signature.parameters[word].is_non_string_collection:
+            told = f'parameter "{word}" is given more than once, and takes one value'
+            raise Refusal(400, told, problems=[Problem(file="", path=f"query.{word}", message=told)])
 
 
 @cache
