@@ -66,7 +66,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"([?&]{_PARAMETER}=)[^&#\s\"'<>]+", re.IGNORECASE, rf"\1{HIDDEN}"),
         (rf"(https://{_CHAT}/)[^\s\"'<>]+", re.IGNORECASE, rf"\1{HIDDEN}"),
         (rf"({_NAME}['\"]\s*[:,]\s*b?){_QUOTED}", re.IGNORECASE, rf"\1{HIDDEN}"),
-        (rf"({_NAME}=)(?:{_QUOTED}|[^\s&;,)\]}}\"']+)", re.IGNORECASE, rf"\1{HIDDEN}"),
+        (rf"({_NAME}=)(?:{re.escape(HIDDEN)}|{_QUOTED}|[^\s&;,)\]}}\"']+)", re.IGNORECASE, rf"\1{HIDDEN}"),
         # A line of YAML.
         (rf"^([ \t-]{{0,80}}[\w-]{{0,40}}{_NAME}:[ \t]+)\S.*$", re.IGNORECASE | re.MULTILINE, rf"\1{HIDDEN}"),
     )

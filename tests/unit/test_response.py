@@ -527,7 +527,7 @@ def test_it_ends_when_the_last_holder_lets_go() -> None:
     engine.take(event())
     engine.report("e0/0")
     assert engine.state.quarantines["uid-1"].confirmed
-    assert engine.state.held_by("rule/8") == ["uid-1"]
+    assert list(engine.state.quarantines["uid-1"].holders) == ["rule/8", "rule/9"]
     first = let_go(engine.state, NOW, holder="rule/8")
     assert (first.commands, first.kept) == ((), (("uid-1", ("rule/9",)),))
     engine.state.change(first.changes)

@@ -48,6 +48,14 @@ def test_names_of_secrets(name: str) -> None:
     assert redact("anything", name) == HIDDEN
 
 
+@pytest.mark.parametrize("text", ["https://x.example/y?token=xyz", "password=hunter2 next", "secret='a b'"])
+def test_what_is_hidden_stays_as_it_is(text: str) -> None:
+    once = redact_text(text)
+    assert once.count(HIDDEN) == 1
+    assert "))" not in once
+    assert redact_text(once) == once
+
+
 @pytest.mark.parametrize("name", ["token_name", "event", "keyboard", "public_key", "passwords_file", "monkey"])
 def test_names_of_what_is_none(name: str) -> None:
     assert redact("anything", name) == "anything"

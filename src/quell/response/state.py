@@ -135,10 +135,6 @@ class State:
         times = self.spent.get(key, ())
         return room <= 0 or (len(times) >= room and times[-room] > now - window)
 
-    def held_by(self, holder: str) -> list[str]:
-        """Keys of the quarantines that this rule, policy or person holds."""
-        return sorted(key for key, held in self.quarantines.items() if holder in held.holders)
-
     def snapshot(self) -> bytes:
         """All of it but what comes from outside (agents, workloads, members), as JSON."""
         return msgspec.json.encode(
