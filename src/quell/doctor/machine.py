@@ -128,7 +128,7 @@ def kubernetes(_case: Case) -> Found:
         return warning("KUBECONFIG names no file that is there", f"{why}: correct the variable, or unset it.")
     if usual:
         readable = all(os.access(path, os.R_OK) for path in usual)
-        told = f"kubeconfig {', '.join(map(str, usual))}"
+        told = f"kubeconfig {', '.join(map(str, usual))}, used if kubernetes.enabled is on"
         return ok(told, f"{why}.") if readable else warning(f"{told} cannot be read", f"{why}: make it readable.")
     return ok("no credentials: not in a cluster", f"{why}; outside of a cluster there is nothing to learn.")
 
