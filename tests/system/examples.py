@@ -126,6 +126,7 @@ STEPS = (
     Step("delete_user", "DELETE", "/v1/users/ada"),
     Step("create_token", "POST", "/v1/tokens", {"role": "ingest", "name": "falco-node-1", "nodes": ["node-1"]}),
     Step("list_tokens", "GET", "/v1/tokens"),
+    Step("get_token", "GET", "/v1/tokens/falco-node-1"),
     Step("rotate_token", "POST", "/v1/tokens/falco-node-1/rotate", {"grace": 60}),
     Step("login_link", "POST", "/v1/login-links"),
     Step("settings", "GET", "/v1/settings?limit=1"),

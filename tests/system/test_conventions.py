@@ -137,6 +137,24 @@ def test_at_once_only_one_is_done(admin: httpx.Client, server: Live) -> None:
     assert 201 in statuses
 
 
+def test_a_change_of_what_was_changed_meanwhile_is_refused(admin: httpx.Client) -> None:
+    make(admin, "versioned", None)
+    shown = admin.get("/v1/tokens/versioned")
+    seen = {"If-Match": shown.headers["etag"]}
+    admin.post("/v1/tokens/versioned/rotate", json={"grace": 60}).raise_for_status()
+    for stale in (
+        admin.delete("/v1/tokens/versioned", headers=seen),
+        admin.post("/v1/tokens/versioned/rotate", json={}, headers=seen),
+    ):
+        assert stale.status_code == 412
+        assert stale.headers["etag"] != shown.headers["etag"]
+    fresh = {"If-Match": admin.get("/v1/tokens/versioned").headers["etag"]}
+    assert admin.delete("/v1/tokens/versioned", headers={"If-Match": "7"}).status_code == 400
+    assert admin.delete("/v1/tokens/versioned", headers=fresh).status_code == 204
+    assert admin.get("/v1/tokens/versioned").status_code == 404
+    assert admin.delete("/v1/sessions/x", headers={"If-Match": '"7"'}).status_code == 400
+
+
 def test_a_bucket_of_requests() -> None:
     now = [0.0]
     limit = RateLimit(rate=2, burst=3, clock=lambda: now[0])

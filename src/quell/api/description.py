@@ -96,7 +96,7 @@ def _complete(method: str, operation: dict[str, Any], handlers: dict[str, HTTPRo
         parameters = operation.setdefault("parameters", [])
         if method == "post":
             parameters.append(_IDEMPOTENCY_KEY)
-        elif method != "get":
+        elif method != "get" and handler.opt["version"]:
             parameters.append(_IF_MATCH)
     responses = {status: told for status, told in operation["responses"].items() if not status.startswith(("4", "5"))}
     operation["responses"] = responses

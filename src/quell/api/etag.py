@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
+import msgspec
 from litestar import Request
 
 from quell.api.problem import Refusal
 
+_encode = msgspec.json.Encoder(order="deterministic").encode
 _LIST = re.compile(r'"[^"]*"(\s*,\s*"[^"]*")*')
 
 
 def etag(version: object) -> dict[str, str]:
     """The header of an answer that shows a thing at this version."""
     return {"etag": f'"{version}"'}
+
+
+def digest(shown: object) -> str:
+    """The version of a thing that keeps no count of its changes, from what an answer shows of it."""
+    return hashlib.sha256(_encode(shown)).hexdigest()[:16]
 
 
 def expect(request: Request[Any, Any, Any], version: object) -> None:

@@ -54,7 +54,7 @@ def rest(services: Services) -> Litestar:
         raise TypeError(f"operations need names of their own: {', '.join(twice)}")
     application = Litestar(
         route_handlers=handlers,
-        guards=[_permitted, _knows_each_parameter],
+        guards=[_permitted, _knows_each_parameter, _has_what_is_matched],
         openapi_config=OpenAPIConfig(
             title="Quell",
             version=__version__,
@@ -102,6 +102,12 @@ def _knows_each_parameter(connection: ASGIConnection[Any, Any, Any, Any], handle
         if several and not handler.parsed_fn_signature.parameters[word].is_non_string_collection:
             told = f'parameter "{word}" is given more than once, and takes one value'
             raise Refusal(400, told, problems=[Problem(file="", path=f"query.{word}", message=told)])
+
+
+def _has_what_is_matched(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    """Refusal 400 for an If-Match of what has no version: whoever sends it expects that it protects something."""
+    if not handler.opt["version"] and connection.headers.get("if-match") is not None:
+        raise Refusal(400, "If-Match: what this changes has no version; leave the header out")
 
 
 @cache

@@ -55,6 +55,6 @@ def those_who(permission: Permission) -> list[str]:
     return sorted(role.value for role in Role if role.may(permission))
 
 
-def needs(permission: Permission, *, secret: bool = False) -> dict[str, Any]:
-    """For a route's `opt`. secret: its answer shows one, and is never kept on disk."""
-    return {"permission": permission, "secret": secret}
+def needs(permission: Permission, *, secret: bool = False, version: bool = True) -> dict[str, Any]:
+    """For a route's `opt`. secret: its answer shows one, and is never kept on disk. version: what it changes has one."""
+    return {"permission": permission, "secret": secret, "version": version}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -71,13 +71,18 @@ class Tokens:
         self._auth.forget()
         return secret, token
 
-    async def rotate(self, caller: Caller, name: str, grace: float) -> tuple[str, Token]:
-        """A new secret; the one before works for `grace` seconds more. Refusal 403, 404."""
+    async def rotate(
+        self, caller: Caller, name: str, grace: float, expect: Callable[[Token], None]
+    ) -> tuple[str, Token]:
+        """A new secret; the one before works for `grace` seconds more. expect: Refusal for another version than was
+        meant. Refusal 403, 404.
+        """
         secret, now = tokens.new_secret(), self._now()
         actor = caller.actor
 
         def write(connection: sqlite3.Connection) -> Token:
             before = _token(connection, name)
+            expect(before)
             caller.grant(rights_of(before))
             tokens.rotate(connection, name, secret, now + grace if grace else None)
             after = _token(connection, name)
@@ -88,12 +93,13 @@ class Tokens:
         self._auth.forget()
         return secret, token
 
-    async def delete(self, actor: Actor, name: str) -> None:
-        """Refusal 404."""
+    async def delete(self, actor: Actor, name: str, expect: Callable[[Token], None]) -> None:
+        """expect: as with rotate. Refusal 404."""
         now = self._now()
 
         def write(connection: sqlite3.Connection) -> None:
             before = _token(connection, name)
+            expect(before)
             tokens.delete(connection, name)
             sessions.delete_of(connection, token=name)
             audit.append(connection, _entry(actor, "delete", before, None), now)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from litestar import Request, delete, get, post
+import msgspec
+from litestar import Request, Response, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
 from quell.api.auth import Caller
+from quell.api.etag import digest, etag, expect
 from quell.api.pages import Cursor, Limit, Page, page_of
+from quell.api.problem import Refusal
 from quell.api.roles import Permission, Role, needs
 from quell.api.services import Services
 from quell.storage import tokens
@@ -71,6 +75,13 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         found = await asyncio.to_thread(store.read, tokens.all_of)
         return page_of(found, limit, cursor, lambda token: token.name)
 
+    @get("/v1/tokens/{name:str}", summary="One token; never its secret", opt=needs(Permission.ADMIN))
+    async def get_token(name: FromPath[str]) -> Response[Token]:
+        token = await asyncio.to_thread(store.read, lambda connection: tokens.get(connection, name))
+        if token is None:
+            raise Refusal(404, f"no token {name}")
+        return Response(token, headers=etag(_version(token)))
+
     @post(
         "/v1/tokens",
         summary="Make a token that may do no more than its maker",
@@ -96,11 +107,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def rotate_token(
         name: FromPath[str], data: JSONBody[Rotation], request: Request[Any, Any, Any]
     ) -> IssuedToken:
-        return _issued(*await accounts.tokens.rotate(caller_of(request), name, data.grace))
+        return _issued(*await accounts.tokens.rotate(caller_of(request), name, data.grace, _expect(request)))
 
     @delete("/v1/tokens/{name:str}", status_code=204, summary="Withdraw a token", opt=needs(Permission.ADMIN))
     async def delete_token(name: FromPath[str], request: Request[Any, Any, Any]) -> None:
-        await accounts.tokens.delete(caller_of(request).actor, name)
+        await accounts.tokens.delete(caller_of(request).actor, name, _expect(request))
 
     @post(
         "/v1/login-links",
@@ -110,7 +121,16 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     async def login_link(request: Request[Any, Any, Any]) -> LoginLink:
         return LoginLink(path=f"/login?code={accounts.logins.link(caller_of(request))}")
 
-    return [list_tokens, create_token, rotate_token, delete_token, login_link]
+    return [list_tokens, get_token, create_token, rotate_token, delete_token, login_link]
+
+
+def _version(token: Token) -> str:
+    """It stays while the token is only used."""
+    return digest(msgspec.structs.replace(token, last_used=None))
+
+
+def _expect(request: Request[Any, Any, Any]) -> Callable[[Token], None]:
+    return lambda token: expect(request, _version(token))
 
 
 def caller_of(request: Request[Any, Any, Any]) -> Caller:

@@ -127,7 +127,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         drops = identifier == caller.session and "authorization" not in request.headers
         return Response(None, status_code=204, headers=dict([cookies.to_drop(scope)] if drops else []))
 
-    @delete("/v1/sessions/current", status_code=204, summary="Log out", opt=needs(Permission.READ))
+    @delete("/v1/sessions/current", status_code=204, summary="Log out", opt=needs(Permission.READ, version=False))
     async def log_out(request: Request[Any, Any, Any]) -> Response[None]:
         identifier = caller_of(request).session
         if not identifier:
@@ -138,7 +138,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         "/v1/sessions/{session_id:str}",
         status_code=204,
         summary="End a session of one's own, or as an admin anybody's",
-        opt=needs(Permission.READ),
+        opt=needs(Permission.READ, version=False),
     )
     async def end_session(session_id: FromPath[str], request: Request[Any, Any, Any]) -> Response[None]:
         return await end(session_id, request)
