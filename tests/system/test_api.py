@@ -165,9 +165,9 @@ def test_a_token_works_until_it_is_withdrawn_replaced_or_expires(server: Live, a
     admin.delete("/v1/tokens/reader").raise_for_status()
     assert status(second) == 401
     problem(admin.delete("/v1/tokens/reader"), 404)
-    short = issue(ttl=0.3)
+    short = issue(ttl=3)
     assert status(short) == 200
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while status(short) == 200:
         assert time.monotonic() < deadline
         time.sleep(0.05)
