@@ -91,6 +91,20 @@ def test_pages_give_each_item_once(admin: httpx.Client) -> None:
     assert admin.get("/v1/webhooks/deliveries", params={"cursor": "first"}).status_code == 400
 
 
+def test_filters_leave_out_and_pages_go_on(admin: httpx.Client) -> None:
+    rule = RULE.replace('[{"name:Host.Suspicious.Process": 1}, "lvel:Critical"]', '["name:Host.Suspicious.Process"]')
+    admin.post("/v1/documents", content=rule.replace("tremendous", "high")).raise_for_status()
+    matched = [
+        admin.post("/v1/events", json={"name": name}).json()["ids"][0]
+        for name in ("Host.Suspicious.Process", "Container.Start") * 3
+    ][::2]
+    first = admin.get("/v1/events", params={"decided": "true", "limit": 2}).json()
+    second = admin.get("/v1/events", params={"decided": "true", "limit": 2, "cursor": first["next"]}).json()
+    assert [event["id"] for event in first["items"] + second["items"]] == matched[::-1]
+    assert second["next"] is None
+    assert admin.get("/v1/agents", params={"connected": "true"}).json()["items"] == []
+
+
 def test_a_creation_that_is_sent_again_is_answered_as_before(admin: httpx.Client) -> None:
     first = make(admin, "once", "key-1")
     assert first.status_code == 201

@@ -36,9 +36,9 @@ class Events:
         path = "/v1/events" if detector == "native" else f"/v1/events/{quote(detector)}"
         return self._session.ask(Receipt, "POST", path, content=events, headers=JSON)
 
-    def recent(self, limit: int = 50, before: str | None = None) -> list[dict[str, Any]]:
-        """before: only those older than this one's id."""
-        return self._session.items(dict[str, Any], "/v1/events", limit, cursor=before)
+    def recent(self, limit: int = 50, before: str | None = None, *, decided: bool = False) -> list[dict[str, Any]]:
+        """before: only those older than this one's id. decided: only those that a rule or policy matched."""
+        return self._session.items(dict[str, Any], "/v1/events", limit, cursor=before, decided=decided or None)
 
     def explanation(self, event_id: str, *, near_misses: bool = False) -> Explanation:
         return self._session.ask(

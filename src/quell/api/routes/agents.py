@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import JSONBody
+from litestar.params import FromQuery, JSONBody
 from msgspec import Meta, Struct
 
 from quell.api.asgi import Scope, peer
@@ -40,8 +40,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     store = controller.store
 
     @get("/v1/agents", summary="The enrolled agents, and whether they are connected", opt=needs(Permission.READ))
-    async def agents(limit: Limit = 1000, cursor: Cursor = None) -> Page[dict[str, Any]]:
-        found = await asyncio.to_thread(controller.agents)
+    async def agents(
+        limit: Limit = 1000, cursor: Cursor = None, connected: FromQuery[bool | None] = None
+    ) -> Page[dict[str, Any]]:
+        told = await asyncio.to_thread(controller.agents)
+        found = [agent for agent in told if connected in (None, agent["connected"])]
         return page_of(sorted(found, key=lambda agent: str(agent["id"])), limit, cursor, lambda agent: str(agent["id"]))
 
     @post(

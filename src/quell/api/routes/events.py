@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from quell.api.pages import Cursor, Limit, Page, page
 from quell.api.problem import Refusal
@@ -19,13 +19,15 @@ from quell.model.decision import Flag
 from quell.model.explanation import Explanation, facts
 from quell.storage.store import Stored
 
+Decided = Annotated[bool, QueryParameter(description="Only those that a rule or policy matched.")]
+
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
     controller, store = services.controller, services.controller.store
 
     @get("/v1/events", summary="The latest events, each with its decision", opt=needs(Permission.READ))
-    async def events(limit: Limit = 50, cursor: Cursor = None) -> Page[dict[str, Any]]:
-        found = await asyncio.to_thread(store.recent, limit + 1, cursor)
+    async def events(limit: Limit = 50, cursor: Cursor = None, decided: Decided = False) -> Page[dict[str, Any]]:
+        found = await asyncio.to_thread(store.recent, limit + 1, cursor, decided=decided)
         kept = page(found, limit, lambda stored: stored.id)
         return Page(items=await asyncio.to_thread(lambda: [row(stored) for stored in kept.items]), next=kept.next)
 
