@@ -44,12 +44,12 @@ def list_(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many.")] = 20,
     before: Annotated[str | None, typer.Option("--before", help="Only those older than this event.")] = None,
     *,
-    decided: Annotated[bool, typer.Option("--decided", help="Only those that a rule or policy matched.")] = False,
+    only_decided: Annotated[bool, typer.Option("--decided", help="Only those that a rule or policy matched.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """The latest events, newest first, each with what was decided."""
     with connect(context) as client:
-        events = client.events.recent(limit, before, decided=decided)
+        events = client.events.recent(limit, before, decided=only_decided)
     print_rows(
         events,
         output,
