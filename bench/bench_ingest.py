@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -156,6 +157,11 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--bare"]:
         import uvloop
 
+        from quell.serve import _COLLECT, _keep_heap
+
+        # As quell.serve.run does: the two servers differ in nothing but deciding and writing.
+        gc.set_threshold(*_COLLECT)
+        _keep_heap()
         uvloop.run(_serve_bare(Path(sys.argv[2])))
     else:
         main()
