@@ -92,6 +92,17 @@ def test_a_pruned_rule_frees_its_id() -> None:
     assert told(made) == {"ResponseRule new": "created", "ResponseRule old": "deleted"}
 
 
+def test_nobody_inherits_a_quarantine_with_an_id() -> None:
+    things = plan({}, killing("old"), "git/prod").after
+    made = plan(things, killing("new"), "git/prod", prune=True, unquarantine=True, rule_8=["uid-1"])
+    assert made.released == (("rule/8", Key("ResponseRule", "old")),)
+    ids = {key.name: kept.thing.id for key, kept in made.after.items() if isinstance(kept.thing, Rule)}
+    assert ids == {"new": 9}
+    later = plan({}, rule("newer"), rule_8=["uid-1"]).after[Key("ResponseRule", "newer")].thing
+    assert isinstance(later, Rule)
+    assert later.id == 9
+
+
 OWNED = plan({}, rule("a"), "git/prod").after
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain, count
 
 import msgspec
@@ -14,8 +14,11 @@ from quell.model.rule import Rule
 FIRST_ID, RESERVED_IDS = 8, range(110_000, 120_000)
 
 
-def numbered(rules: Iterable[Rule], others: Mapping[int, str], before: Mapping[str, int]) -> tuple[Rule, ...]:
-    """The rules with their ids. others: ids of rules that stay beside them; before: the ids that rules had, by name.
+def numbered(
+    rules: Iterable[Rule], others: Mapping[int, str], before: Mapping[str, int], spent: Iterable[int] = ()
+) -> tuple[Rule, ...]:
+    """The rules with their ids. others: ids of rules that stay beside them; before: the ids that rules had, by name;
+    spent: ids of rules that are gone or go, which a rule gets only if it says so.
 
     DocumentError: an id that a rule says belongs to another one.
     """
@@ -38,12 +41,12 @@ def numbered(rules: Iterable[Rule], others: Mapping[int, str], before: Mapping[s
             )
     if problems:
         raise DocumentError(problems)
-    free = _free(taken)
+    free = _free({*taken, *spent})
     ids = {name: number or next(free) for name, number in ids.items()}
     return tuple(msgspec.structs.replace(rule, id=ids[rule.name]) for rule in rules)
 
 
-def _free(taken: Mapping[int, str]) -> Iterator[int]:
+def _free(taken: Collection[int]) -> Iterator[int]:
     """Those after the last, and where the reserved ones begin all others that are free."""
     last = max((number for number in taken if number < RESERVED_IDS.start), default=0)
     numbers = chain(range(max(last + 1, FIRST_ID), RESERVED_IDS.start), count(FIRST_ID))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -160,7 +160,7 @@ def refuse_nothing(documents: Documents) -> None:
 
 def plan_apply(things: Mapping[Key, Kept], wanted: Application, edition: Edition) -> Plan:
     """What an application does. DocumentError, DocumentConflict, DocumentForbidden: nothing is to be done."""
-    given = _given(things, wanted)
+    given = _given(things, wanted, edition)
     gone = _pruned(things, wanted, given)
     after = {key: kept for key, kept in things.items() if key not in gone}
     steps = [_step(things.get(key), key, thing, wanted, edition) for key, thing in given.items()]
@@ -201,7 +201,7 @@ def plan_delete(
     return _finished(things, after, steps, edition, unquarantine=unquarantine)
 
 
-def _given(things: Mapping[Key, Kept], wanted: Application) -> dict[Key, Thing]:
+def _given(things: Mapping[Key, Kept], wanted: Application, edition: Edition) -> dict[Key, Thing]:
     """The documents of the input, complete: rules with their ids, webhooks with the secrets that they kept."""
     refuse_nothing(wanted.documents)
     documents = wanted.documents
@@ -226,8 +226,10 @@ def _given(things: Mapping[Key, Kept], wanted: Application) -> dict[Key, Thing]:
     pruned = {key for key in rules if wanted.prune and things[key].source == wanted.source}
     others = {rule.id: rule.name for key, rule in rules.items() if key not in keys and key not in pruned}
     ids = {rule.name: rule.id for rule in rules.values()}
+    # A new rule that got one of these by itself would hold the quarantines of the rule that goes, or is gone.
+    spent = [rules[key].id for key in pruned] + [int(number) for number in _held_by_rules(edition.held)]
     try:
-        given = numbered(documents.rules, others, ids)
+        given = numbered(documents.rules, others, ids, spent)
     except DocumentError as error:
         raise DocumentError([*problems, *error.problems]) from error
     if problems:
@@ -349,6 +351,14 @@ def _holder(thing: Thing) -> str:
     if not enabled(thing):
         return ""
     return f"rule/{thing.id}" if isinstance(thing, Rule) else f"policy/{thing.name}"
+
+
+def _held_by_rules(held: Iterable[str]) -> Iterator[str]:
+    """The ids of the rules that hold quarantines."""
+    for holder in held:
+        kind, _, number = holder.partition("/")
+        if kind == "rule" and number.isdecimal():
+            yield number
 
 
 def _warned(step: Step, more: Collection[str]) -> Step:
