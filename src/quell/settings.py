@@ -91,11 +91,23 @@ class Ingest(Struct, frozen=True, forbid_unknown_fields=True):
         setting(
             "Size of one event; a longer one is rejected and kept among the rejects.",
             unit=Unit.BYTES,
-            reason="Some 800 times a usual alert, so that reports of scanners fit.",
+            reason="Some 800 times a usual alert.",
             risk="Too low loses what a detector says at length; too high lets one event slow all others.",
             ge=KIB,
         ),
     ] = MIB
+    max_report: Annotated[
+        int,
+        setting(
+            "Size of one report of a scanner (Trivy, kube-bench), which may be larger than an event; a longer one is "
+            "rejected.",
+            unit=Unit.BYTES,
+            reason="A scan of a whole cluster in one document.",
+            risk="Two at a time are read, each taking some times its size in memory; too low loses large scans. More "
+            "than max_body needs that as well, or compressed bodies.",
+            ge=KIB,
+        ),
+    ] = 16 * MIB
     queue_bytes: Annotated[
         int,
         setting(

@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "ingest.max_body": 16_777_216,
     "ingest.max_unpacked": 67_108_864,
     "ingest.max_event": 1_048_576,
+    "ingest.max_report": 16_777_216,
     "ingest.queue_bytes": 67_108_864,
     "journal.max_bytes": 1_073_741_824,
     "journal.max_age": "30d",

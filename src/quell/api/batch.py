@@ -22,6 +22,8 @@ LINES = frozenset(
 )
 #: Types whose first byte tells which of the three it is. None: not said.
 _TOLD_BY_CONTENT = frozenset((None, "application/json", "application/octet-stream"))
+#: What programs say of a file that they post without having been told its type, curl's --data-binary first of all.
+_POSTED_FILES = frozenset(("application/x-www-form-urlencoded", "text/plain", "text/json"))
 
 #: Elements of one request. Each costs some hundred bytes of memory beside its own.
 MAX_ELEMENTS = 100_000
@@ -49,35 +51,44 @@ class Batch(Struct, frozen=True):
                 yield number, element
 
 
-def split(body: bytes, content_type: str | None) -> Batch:
+def split(body: bytes, content_type: str | None, *, posted_files: bool = False, whole: bool = False) -> Batch:
     """The elements of a body, cut without reading them.
 
+    posted_files: also under the types that programs give to files they know nothing of. whole: an array is one element.
     Refusal 415 for a type that is not JSON; 400 with the position for a body that is none; 413 for too many elements.
     """
     kind = None if content_type is None else content_type.partition(";")[0].strip().lower()
     if kind in LINES:
         return _lines(body)
-    if kind not in _TOLD_BY_CONTENT and not (kind or "").endswith("+json"):
-        raise Refusal(
-            415,
-            f"Content-Type {kind} is not taken; send application/json or application/x-ndjson"
-            + (" (Falco: json_output: true)" if kind == "text/plain" else ""),
-            headers={"accept": "application/json, application/x-ndjson"},
-        )
     start = body.lstrip(_SPACE)[:1]
+    is_file = posted_files and kind in _POSTED_FILES and start in (b"{", b"[")
+    if kind not in _TOLD_BY_CONTENT and not (kind or "").endswith("+json") and not is_file:
+        raise _type_not_taken(kind, posted_files)
     if not start:
         raise Refusal(400, "the body is empty; expected an event")
     try:
-        if start == b"[":
+        if start == b"[" and not whole:
             return _array(body)
         _whole.decode(body)
     except msgspec.DecodeError as error:
-        if start != b"[" and _is_lines(body):
+        if (start != b"[" or whole) and _is_lines(body):
             return _lines(body)
         raise _not_json(error, body) from error
     except RecursionError as error:
         raise Refusal(400, "not JSON that can be read: nested too deeply") from error
     return Batch([body], several=False)
+
+
+def _type_not_taken(kind: str | None, posted_files: bool) -> Refusal:
+    if posted_files:
+        hint = "; post the file itself: curl --data-binary @FILE -H 'Content-Type: application/json'"
+    else:
+        hint = " (Falco: json_output: true)" if kind == "text/plain" else ""
+    return Refusal(
+        415,
+        f"Content-Type {kind} is not taken; send application/json or application/x-ndjson{hint}",
+        headers={"accept": "application/json, application/x-ndjson"},
+    )
 
 
 def _array(body: bytes) -> Batch:

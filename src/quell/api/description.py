@@ -15,8 +15,11 @@ import msgspec
 from litestar.handlers import HTTPRouteHandler
 
 from quell import __version__
+from quell.api.ingest import DIVIDED
 from quell.api.problem import MEDIA_TYPE
 from quell.api.roles import Permission, those_who
+from quell.detectors import Divided
+from quell.detectors.context import MEANINGS
 from quell.errors import Problem
 
 _METHODS = ("get", "put", "post", "patch", "delete")
@@ -58,6 +61,8 @@ def describe(schema: dict[str, Any], handlers: dict[str, HTTPRouteHandler]) -> d
     told["paths"] = {path: told["paths"][path] for path in sorted(told["paths"])}
     for path, operations in _data("bare.json")["paths"].items():
         told["paths"][path] = operations | told["paths"].get(path, {})
+    for path, detector in DIVIDED.items():
+        told["paths"][path] = {"post": _taking(detector)}
     components = told.setdefault("components", {})
     components.setdefault("schemas", {}).update(_problem_schemas())
     components["schemas"].update(_data("bare.json")["schemas"])
@@ -76,6 +81,42 @@ def describe(schema: dict[str, Any], handlers: dict[str, HTTPRouteHandler]) -> d
             if method in operations:
                 _complete(method, operations[method], handlers)
     return told
+
+
+def _taking(detector: Divided) -> dict[str, Any]:
+    """The route of a detector of documents."""
+    form = {"schema": {"type": ["object", "array"] if detector.is_report else "object"}}
+    return {
+        "operationId": f"send_{detector.name.replace('-', '_')}_events",
+        "tags": ["events"],
+        "x-permission": Permission.INGEST.value,
+        "summary": f"Take in {detector.about}",
+        "description": "As /v1/events. A document may hold several events. The parameters say what it does not say itself, "
+        "and must not contradict it. The token may come as the password of HTTP Basic. Roles: admin, ingest.",
+        "parameters": [
+            {
+                "name": word,
+                "in": "query",
+                "required": False,
+                "description": f"{meaning[0].upper()}{meaning[1:]}.",
+                "schema": {"type": "string", "format": "date-time"}
+                if word == "time"
+                else {"type": "string", "minLength": 1, "maxLength": 1024},
+            }
+            for word, meaning in MEANINGS.items()
+            if word in detector.takes
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": form, "application/x-ndjson": {"schema": {"type": "string"}}},
+        },
+        "responses": {
+            "202": {
+                "description": "On disk with their decisions",
+                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Receipt"}}},
+            }
+        },
+    }
 
 
 def _page_name(match: re.Match[str]) -> str:

@@ -3,13 +3,17 @@
 An event is acknowledged (202, with ids) only when it and its decision are on disk. What is no event is reported with
 its number and reason and kept in the list of rejects; the good ones of the same request are taken. If none is good the
 answer is 400 with the same list.
+
+A detector of documents (quell.detectors.Divided) cuts each of them into events first, and takes as parameters of the
+query what its documents do not say.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -20,9 +24,11 @@ from quell.api.asgi import Receive, Scope, Send, header, peer, respond
 from quell.api.auth import Auth
 from quell.api.batch import Batch, split
 from quell.api.binding import Bound, OutOfBinding
+from quell.api.given import given
 from quell.api.problem import Refusal, refusal, unforeseen
 from quell.api.unpack import Disconnected, read_body, unpack
-from quell.detectors import DETECTORS, Detector
+from quell.detectors import POSTED, Detector, Divided, Part
+from quell.detectors.context import NOTHING, Context
 from quell.errors import EventError, QuellError
 from quell.ids import uuid7
 from quell.model.event import Event
@@ -31,11 +37,16 @@ from quell.storage.records import Reject
 
 #: Path to detector: those that may be posted to. The others come over the agents' link or from Quell itself.
 ROUTES: dict[str, Detector] = {
-    "/v1/events": DETECTORS["native"],
-    "/v1/events/falco": DETECTORS["falco"],
+    "/v1/events" if name == "native" else f"/v1/events/{name}": detector for name, detector in POSTED.items()
 }
+#: Those of them whose documents are cut into events first.
+DIVIDED = {path: detector for path, detector in ROUTES.items() if isinstance(detector, Divided)}
 #: Bytes of a reject that are kept in memory until it is written; the store keeps no more.
 _KEPT_BYTES = 16 << 10
+#: Bytes of a body above which documents are read in a thread, and how many bodies are at a time: each takes some times
+#: its size in memory while it is read.
+_LARGE = 1 << 18
+_AT_ONCE = 2
 _HEADERS = [(b"content-type", b"application/json")]
 
 TAKEN = Counter("quell_events_taken", "Events on disk with their decisions.", ["detector"])
@@ -62,11 +73,23 @@ class Rejected(Struct, frozen=True, kw_only=True):
     position: int | None = None
 
 
-class Receipt(Struct, frozen=True, kw_only=True):
+class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The answer: ids of the events taken, in order, and what was not."""
 
     ids: list[str]
     rejected: list[Rejected]
+    #: What was found in documents that is no event of Quell's and was left.
+    notes: list[str] = []
+
+
+class _Read(Struct):
+    """What a request's body turned out to be."""
+
+    events: list[Event] = []
+    rejects: list[Reject] = []
+    notes: list[str] = []
+    #: How many of the rejects are refused only because of whose token it is.
+    foreign: int = 0
 
 
 _encode = msgspec.json.Encoder().encode
@@ -79,6 +102,7 @@ class Ingest:
         self._controller = controller
         self._auth = auth
         self._limits = limits
+        self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -95,42 +119,57 @@ class Ingest:
         await respond(send, 202, body, _HEADERS)
 
     async def _take(self, scope: Scope, receive: Receive) -> bytes:
-        detector = ROUTES[scope["path"]]
+        path = scope["path"]
+        detector, divided = ROUTES[path], DIVIDED.get(path)
         caller = self._auth.sender(scope)
         if caller.binding is not None:
             detector = Bound(detector, caller.binding, caller.name)
+        query = scope["query_string"]
+        context = given(query, frozenset() if divided is None else divided.takes) if query else NOTHING
         content_type, encoding = header(scope, b"content-type"), header(scope, b"content-encoding")
         sent = await read_body(scope, receive, self._limits.max_body)
         text = sent if encoding is None else await unpack(sent, encoding, self._limits.max_unpacked)
         try:
-            batch = split(text, None if content_type is None else content_type.decode("latin-1"))
+            batch = split(
+                text,
+                None if content_type is None else content_type.decode("latin-1"),
+                posted_files=divided is not None,
+                whole=divided is not None and divided.is_report,
+            )
         except Refusal as refused:
             if refused.status == 400:
                 error = EventError(refused.detail, refused.more.get("position"))
                 await self._keep([_reject(scope, detector, 0, error, text)])
             raise
         # From here to the store's queue nothing is awaited: ids made here stay in the order of the journal.
-        events, rejects, foreign = self._decode(detector, batch, scope)
-        several, ids = batch.several, [event.id for event in events]
-        written = self._controller.ingest(events) if events else None
+        if divided is None:
+            found = self._decode(detector, batch, scope)
+        elif len(text) <= _LARGE:
+            found = self._divide(detector, divided, batch, context, scope)
+        else:
+            async with self._places:
+                found = await asyncio.to_thread(self._divide, detector, divided, batch, context, scope)
+            found.events = [_renewed(event) for event in found.events]
+        several, ids = batch.several or len(found.rejects) > 1, [event.id for event in found.events]
+        written = self._controller.ingest(found.events) if found.events else None
         # Until the commit nothing of the events is held here: thousands that wait would push each other out of the caches.
-        del events, batch, text, sent
+        found.events = []
+        del batch, text, sent
         if written is not None:
             await written
             _TAKEN_BY[detector.name].inc(len(ids))
-        if rejects:
-            await self._keep(rejects)
-        rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in rejects]
+        if found.rejects:
+            await self._keep(found.rejects)
+        rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in found.rejects]
         if rejected and not ids:
-            raise _nothing_taken(several, rejected, forbidden=foreign == len(rejected))
-        return _encode(Receipt(ids=ids, rejected=rejected))
+            raise _nothing_taken(several, rejected, found.notes, forbidden=found.foreign == len(rejected))
+        return _encode(Receipt(ids=ids, rejected=rejected, notes=found.notes))
 
-    def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> tuple[list[Event], list[Reject], int]:
-        """Events, what is none, and how many of those are refused only because of whose token it is."""
+    def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> _Read:
+        """Each element is one event."""
         received = time.time()
-        events: list[Event] = []
-        rejects: list[Reject] = []
-        foreign = 0
+        found = _Read()
+        events = found.events
         largest, decode = self._limits.max_event, detector.decode
         for number, line in batch.numbered():
             try:
@@ -138,9 +177,40 @@ class Ingest:
                     raise EventError(f"the event has {len(line)} bytes, more than the {largest} that are taken")
                 events.append(decode(line, id=None, received=received))
             except EventError as error:
-                rejects.append(_reject(scope, detector, number, error, line))
-                foreign += isinstance(error, OutOfBinding)
-        return events, rejects, foreign
+                found.rejects.append(_reject(scope, detector, number, error, line))
+                found.foreign += isinstance(error, OutOfBinding)
+        return found
+
+    def _divide(self, detector: Detector, divided: Divided, batch: Batch, context: Context, scope: Scope) -> _Read:
+        """Each element is a document of several events."""
+        received = time.time()
+        found = _Read()
+        largest = self._limits.max_report if divided.is_report else self._limits.max_event
+        for number, document in batch.numbered():
+            for part in self._parts(divided, document, context, largest):
+                if isinstance(part, str):
+                    found.notes.append(f"element {number}: {part}" if batch.several else part)
+                    continue
+                try:
+                    if isinstance(part, EventError):
+                        raise part
+                    found.events.append(detector.decode(part, id=None, received=received))
+                except EventError as error:
+                    raw = document if isinstance(part, EventError) else part
+                    found.rejects.append(_reject(scope, detector, number, error, raw))
+                    found.foreign += isinstance(error, OutOfBinding)
+        return found
+
+    @staticmethod
+    def _parts(divided: Divided, document: bytes, context: Context, largest: int) -> Iterator[Part]:
+        if len(document) > largest:
+            word = "report" if divided.is_report else "document"
+            yield EventError(f"the {word} has {len(document)} bytes, more than the {largest} that are taken")
+            return
+        try:
+            yield from divided.split(document, context)
+        except EventError as error:
+            yield error
 
     async def _keep(self, rejects: Sequence[Reject]) -> None:
         """For people to look at. The sender is told of them in any case."""
@@ -169,9 +239,17 @@ def _reject(scope: Scope, detector: Detector, line: int, error: EventError, raw:
     )
 
 
-def _nothing_taken(several: bool, rejected: list[Rejected], *, forbidden: bool) -> Refusal:
+def _renewed(event: Event) -> Event:
+    """With an id made now, so that ids stay in the order of the journal."""
+    return event if event.id_given else msgspec.structs.replace(event, id=uuid7())
+
+
+def _nothing_taken(several: bool, rejected: list[Rejected], notes: list[str], *, forbidden: bool) -> Refusal:
     """forbidden: all of them were refused because of whose token it is."""
-    status, more = 403 if forbidden else 400, {"ids": [], "rejected": rejected}
+    status = 403 if forbidden else 400
+    more: dict[str, Any] = {"ids": [], "rejected": rejected}
+    if notes:
+        more["notes"] = notes
     if several:
         what = "may be sent with this token" if forbidden else "is an event"
         return Refusal(status, f"none of {len(rejected)} elements {what}", more=more)

@@ -23,6 +23,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
     ids: list[str]
     rejected: list[Rejected] = []
+    #: What was found in documents that is no event of Quell's and was left.
+    notes: list[str] = []
 
 
 class Events:
