@@ -153,13 +153,15 @@ def _number(reading: Reading) -> tuple[str, ...]:
 
 
 def _process(reading: Reading) -> tuple[str, ...]:
-    """Its name and its executable's path; only the path has a slash, so that the two cannot be mistaken."""
+    """Its name and its executable's path; only the path has a slash, so that the two cannot be mistaken: in a name,
+    such as kworker/0, a division slash (U+2215) stands for it, which globs take as any other character.
+    """
     process = reading.subject.process
     if process is None:
         return ()
     name, exe = process.name, process.exe
     if name is not None and "/" in name:
-        name = None
+        name = name.replace("/", "\u2215")
     if exe is not None and "/" in exe:
         return (exe,) if name is None else (name, exe)
     return () if name is None else (name,)
@@ -172,12 +174,12 @@ def _namespace(reading: Reading) -> tuple[str, ...]:
 
 def _image(reading: Reading) -> tuple[str, ...]:
     value = reading.subject.image
-    if value is not None:
-        return (value,)
+    own = () if value is None else (value,)
     if reading.event.category is Category.ADMISSION_CONTROL:
+        # The object may have several containers, and its subject can name only one image.
         details = reading.details()
-        return details.images if isinstance(details, AdmissionReview) else ()
-    return ()
+        return tuple(dict.fromkeys((*own, *details.images))) if isinstance(details, AdmissionReview) else own
+    return own
 
 
 def _node(reading: Reading) -> tuple[str, ...]:
