@@ -19,6 +19,7 @@ from quell.cli import (
     explain,
     export,
     flags,
+    importing,
     login,
     processes,
     quarantines,
@@ -83,6 +84,7 @@ app.command()(backups.backup)
 app.command()(backups.restore)
 app.command()(doctor.doctor)
 app.command()(demo.demo)
+app.add_typer(importing.app, name="import")
 app.add_typer(events.app, name="events")
 app.add_typer(flags.app, name="flags")
 app.add_typer(rejects.app, name="rejects")
