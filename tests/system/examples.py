@@ -56,6 +56,52 @@ FALCO = {
     "output": "A shell was spawned in a container",
     "output_fields": {"container.id": "4f5e2c1b9a8d", "proc.name": "bash", "user.name": "root"},
 }
+TRIVY = {
+    "SchemaVersion": 2,
+    "ReportID": "019b2f5e-7a10-7c3e-9d51-0d6a3e2b9c10",
+    "CreatedAt": "2026-09-10T00:20:00Z",
+    "ArtifactName": "registry.example/shop/cart:1.4",
+    "ArtifactType": "container_image",
+    "Metadata": {"RepoTags": ["registry.example/shop/cart:1.4"]},
+    "Results": [
+        {
+            "Target": "registry.example/shop/cart:1.4 (debian 12.5)",
+            "Class": "os-pkgs",
+            "Vulnerabilities": [
+                {
+                    "VulnerabilityID": "CVE-2026-1001",
+                    "PkgName": "openssl",
+                    "InstalledVersion": "3.0.11-1",
+                    "FixedVersion": "3.0.14-1",
+                    "Severity": "CRITICAL",
+                    "PublishedDate": "2026-09-01T10:00:00Z",
+                }
+            ],
+        }
+    ],
+}
+KUBE_BENCH = {
+    "Controls": [
+        {
+            "id": "4",
+            "version": "cis-1.9",
+            "text": "Worker Node Security Configuration",
+            "node_type": "node",
+            "tests": [
+                {
+                    "section": "4.1",
+                    "results": [
+                        {
+                            "test_number": "4.1.1",
+                            "test_desc": "Ensure that the kubelet service file permissions are set to 600",
+                            "status": "FAIL",
+                        }
+                    ],
+                }
+            ],
+        }
+    ]
+}
 
 
 class Step(Struct, frozen=True):
@@ -72,6 +118,8 @@ STEPS = (
     Step("apply", "POST", "/v1/documents", RULE),
     Step("send_events", "POST", "/v1/events", EVENT),
     Step("send_falco_events", "POST", "/v1/events/falco", FALCO),
+    Step("send_trivy_events", "POST", "/v1/events/trivy?node=node-1", TRIVY),
+    Step("send_kube_bench_events", "POST", "/v1/events/kube-bench?node=node-1", KUBE_BENCH),
     Step("events", "GET", "/v1/events?limit=1"),
     Step("event", "GET", "/v1/events/detector-7-4711"),
     Step("flags", "GET", "/v1/flags"),

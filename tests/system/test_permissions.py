@@ -10,6 +10,8 @@ import httpx
 import pytest
 from live import Live, live
 
+from quell.api.ingest import ROUTES
+
 PAGE = Path(__file__).parents[2] / "docs/roles.md"
 ROLES = ("viewer", "author", "operator", "admin", "ingest")
 #: The proof is in the body, whoever sends it.
@@ -76,6 +78,6 @@ def test_what_an_ingest_token_may(server: Live) -> None:
         ).status_code
         not in REFUSED
     }
-    assert allowed == {("POST", "/v1/events"), ("POST", "/v1/events/falco")}
+    assert allowed == {("POST", path) for path in ROUTES}
     for path in ("/", "/metrics", "/events/x"):
         assert httpx.get(server.url + path, headers={"Authorization": f"Bearer {secret}"}).status_code == 403, path

@@ -29,6 +29,7 @@ from quell.api.problem import Refusal, refusal, unforeseen
 from quell.api.unpack import Disconnected, read_body, unpack
 from quell.detectors import POSTED, Detector, Divided, Part
 from quell.detectors.context import NOTHING, Context
+from quell.detectors.likeness import looks_like
 from quell.errors import EventError, QuellError
 from quell.ids import uuid7
 from quell.model.event import Event
@@ -47,6 +48,8 @@ _KEPT_BYTES = 16 << 10
 #: its size in memory while it is read.
 _LARGE = 1 << 18
 _AT_ONCE = 2
+#: Rejects of one request that are looked at for whose format they are in.
+_GUESSED = 4
 _HEADERS = [(b"content-type", b"application/json")]
 
 TAKEN = Counter("quell_events_taken", "Events on disk with their decisions.", ["detector"])
@@ -90,6 +93,13 @@ class _Read(Struct):
     notes: list[str] = []
     #: How many of the rejects are refused only because of whose token it is.
     foreign: int = 0
+
+    def reject(self, scope: Scope, detector: Detector, number: int, error: EventError, raw: bytes) -> None:
+        if isinstance(error, OutOfBinding):
+            self.foreign += 1
+        elif len(self.rejects) < _GUESSED:
+            error = EventError(f"{error}{_hint(detector, raw)}", error.position)
+        self.rejects.append(_reject(scope, detector, number, error, raw))
 
 
 _encode = msgspec.json.Encoder().encode
@@ -177,8 +187,7 @@ class Ingest:
                     raise EventError(f"the event has {len(line)} bytes, more than the {largest} that are taken")
                 events.append(decode(line, id=None, received=received))
             except EventError as error:
-                found.rejects.append(_reject(scope, detector, number, error, line))
-                found.foreign += isinstance(error, OutOfBinding)
+                found.reject(scope, detector, number, error, line)
         return found
 
     def _divide(self, detector: Detector, divided: Divided, batch: Batch, context: Context, scope: Scope) -> _Read:
@@ -196,9 +205,7 @@ class Ingest:
                         raise part
                     found.events.append(detector.decode(part, id=None, received=received))
                 except EventError as error:
-                    raw = document if isinstance(part, EventError) else part
-                    found.rejects.append(_reject(scope, detector, number, error, raw))
-                    found.foreign += isinstance(error, OutOfBinding)
+                    found.reject(scope, detector, number, error, document if isinstance(part, EventError) else part)
         return found
 
     @staticmethod
@@ -239,6 +246,14 @@ def _reject(scope: Scope, detector: Detector, line: int, error: EventError, raw:
     )
 
 
+def _hint(detector: Detector, document: bytes) -> str:
+    likely = looks_like(document)
+    if likely in (None, detector.name) or likely not in POSTED:
+        return ""
+    path = "/v1/events" if likely == "native" else f"/v1/events/{likely}"
+    return f"; this looks like {likely}'s format: post it to {path}, or send it with --from {likely}"
+
+
 def _renewed(event: Event) -> Event:
     """With an id made now, so that ids stay in the order of the journal."""
     return event if event.id_given else msgspec.structs.replace(event, id=uuid7())
@@ -252,6 +267,7 @@ def _nothing_taken(several: bool, rejected: list[Rejected], notes: list[str], *,
         more["notes"] = notes
     if several:
         what = "may be sent with this token" if forbidden else "is an event"
-        return Refusal(status, f"none of {len(rejected)} elements {what}", more=more)
+        first = f"; the first, element {rejected[0].line}: {rejected[0].reason}"
+        return Refusal(status, f"none of {len(rejected)} elements {what}{first}", more=more)
     only = rejected[0]
     return Refusal(status, only.reason, more=more if only.position is None else {**more, "position": only.position})

@@ -11,8 +11,10 @@ import typer
 
 from quell.cli.connection import connect
 from quell.cli.output import Format, Output, console, print_data
+from quell.errors import EventError
 
 if TYPE_CHECKING:
+    from quell.detectors import Detector
     from quell.model.event import Event
     from quell.model.explanation import Explanation
     from quell.response.state import State
@@ -74,11 +76,27 @@ def _imagine(files: list[str], event_file: str, detector: str, *, near_misses: b
     _, documents = read_documents(files)
     index = compile(alone(documents), revision=1)
     raw = sys.stdin.buffer.read() if event_file == "-" else Path(event_file).read_bytes()
-    event = DETECTORS[detector].decode(raw.strip(), id=None, received=time.time())
+    event = _only(DETECTORS[detector], raw.strip())
     if event.time is not None:
         event = msgspec.structs.replace(event, received=event.time)
     decision = evaluate(event, index, _able(event), event.received, near_misses=near_misses)
     return Explanation(event=facts(event), decision=decision)
+
+
+def _only(detector: Detector, document: bytes) -> Event:
+    """The one event of a document. EventError: it is none, or holds several."""
+    from quell.detectors import Divided
+    from quell.detectors.context import NOTHING
+
+    if not isinstance(detector, Divided):
+        return detector.decode(document, id=None, received=time.time())
+    parts = [part for part in detector.split(document, NOTHING) if not isinstance(part, str)]
+    for part in parts:
+        if isinstance(part, EventError):
+            raise part
+    if len(parts) != 1:
+        raise EventError(f"the document holds {len(parts)} events; give it one of them")
+    return detector.decode(parts[0], id=None, received=time.time())  # type: ignore[arg-type] # errors were raised
 
 
 def _able(event: Event) -> State:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -8,6 +10,9 @@ from msgspec import Struct
 from quell.client.session import JSON, Session
 from quell.model.decision import Flag
 from quell.model.explanation import Explanation
+
+#: Bytes above which a body is sent packed.
+_PACKED = 1 << 20
 
 
 class Rejected(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -33,10 +38,17 @@ class Events:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def send(self, events: bytes, *, detector: str = "native") -> Receipt:
-        """One JSON event, an array, or a line each; returns when they and their decisions are on disk."""
+    def send(self, events: bytes, *, detector: str = "native", context: Mapping[str, str] | None = None) -> Receipt:
+        """One JSON event, an array, or a line each; returns when they and their decisions are on disk.
+
+        context: what a detector's documents do not say themselves, such as node and container (docs/trivy.md). A large body
+        is sent packed.
+        """
         path = "/v1/events" if detector == "native" else f"/v1/events/{quote(detector)}"
-        return self._session.ask(Receipt, "POST", path, content=events, headers=JSON)
+        headers = JSON
+        if len(events) > _PACKED:
+            events, headers = gzip.compress(events, compresslevel=1), {**JSON, "Content-Encoding": "gzip"}
+        return self._session.ask(Receipt, "POST", path, params=dict(context or {}), content=events, headers=headers)
 
     def recent(self, limit: int = 50, before: str | None = None, *, decided: bool = False) -> list[dict[str, Any]]:
         """before: only those older than this one's id. decided: only those that a rule or policy matched."""

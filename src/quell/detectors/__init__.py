@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from quell.detectors.context import Context
+from quell.detectors.context import Context, Part
 from quell.detectors.falco import Falco
+from quell.detectors.kube_bench import KubeBench
 from quell.detectors.native import Native
 from quell.detectors.own import Own
 from quell.detectors.sensor import Sensor
-from quell.errors import EventError
+from quell.detectors.trivy import Trivy
 from quell.model.event import Event
 
 
@@ -31,11 +32,6 @@ class Detector(Protocol):
     def decode(self, line: bytes, *, id: str | None, received: float) -> Event:  # noqa: A002 - the word of the model
         """One event out of one JSON document. id None: the source's own, else a new one. EventError: it is none."""
         ...
-
-
-#: What a document was cut into: the bytes of an event, what cannot be read and why, or (as a text) what was found in it
-#: that is no event of ours and is left, for the sender to know.
-Part = bytes | EventError | str
 
 
 @runtime_checkable
@@ -72,10 +68,14 @@ class Divided(Detector, Protocol):
 #: Those that may be posted to, at /v1/events/<name>; native events at /v1/events.
 POSTED: Mapping[str, Detector] = {
     "falco": Falco(),
+    "kube-bench": KubeBench(),
     "native": Native(),
+    "trivy": Trivy(),
 }
 DETECTORS: Mapping[str, Detector] = {
     **POSTED,
     "quell": Own(),
     "sensor": Sensor(),
 }
+
+__all__ = ["DETECTORS", "POSTED", "Detector", "Divided", "Part"]

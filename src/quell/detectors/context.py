@@ -20,6 +20,10 @@ from quell.detectors.line import read
 from quell.errors import EventError
 from quell.model.subject import Container, Pod, Subject
 
+#: What a document was cut into: the bytes of an event, what cannot be read and why, or (as a text) what was found in it
+#: that is no event of ours and is left, for the sender to know.
+Part = bytes | EventError | str
+
 _Word = Annotated[str, Meta(min_length=1, max_length=1024)]
 
 

@@ -146,6 +146,8 @@ class ComplianceForm(Struct, kw_only=True, forbid_unknown_fields=True):
     """Category compliance."""
 
     items: tuple[ItemForm, ...] = ()
+    #: What was checked, with its version.
+    benchmark: str = ""
 
 
 class AdmissionForm(Struct, kw_only=True, forbid_unknown_fields=True):

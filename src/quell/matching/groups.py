@@ -61,7 +61,7 @@ class Groups:
         if reading.identity.is_of_group:
             return (ALL,) if subject.group is None else (ALL, subject.group)
         container, pod = subject.container, subject.pod
-        if container is None and pod is None:
+        if container is None and pod is None and not _is_of_workload(reading):
             return (ALL, NODES) if is_host(reading) else (ALL,)
         labels = pod.labels if pod is not None else container.labels if container is not None else None
         facts = (
@@ -194,11 +194,14 @@ class _Labels:
         return left
 
 
+_HOSTS = ("host.", "compliance.host")
+
+
 def is_host(reading: Reading) -> bool:
     """Whether an event without a workload is about a host: its incidents, scans and compliance (group nodes)."""
     event = reading.event
     name = reading.identity.name
-    if name.startswith(("host.", "compliance.host")):
+    if name.startswith(_HOSTS):
         return True
     match event.category:
         case Category.SECURITY_EVENT | Category.DEVIATION:
@@ -210,6 +213,14 @@ def is_host(reading: Reading) -> bool:
             return isinstance(details, CveReport) and details.report == "host"
         case _:
             return False
+
+
+def _is_of_workload(reading: Reading) -> bool:
+    """Whether a report is about a workload by its name alone, such as a Deployment, whose containers are members."""
+    event, subject = reading.event, reading.subject
+    if event.category not in (Category.CVE_REPORT, Category.COMPLIANCE) or subject.service is None:
+        return False
+    return subject.namespace is not None and not reading.identity.name.startswith(_HOSTS)
 
 
 _machine = attrgetter("node", "machine_id")

@@ -85,6 +85,8 @@ class ComplianceItem(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
 class ComplianceReport(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="compliance"):
     items: tuple[ComplianceItem, ...] = ()
+    #: What was checked, with its version.
+    benchmark: str = ""
 
 
 class AdmissionReview(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="admission-control"):

@@ -235,6 +235,8 @@ def _isolated(event: Event, details: Decoded, state: State) -> tuple[Subject, st
             report = details()
             if isinstance(report, CveReport) and report.report.casefold() != "container":
                 return subject, f"a scan of a {report.report} is about no container that runs"
+            if not subject.is_workload and subject.process is None:
+                return subject, "the report does not say which container or pod was scanned"
         case Category.SECURITY_EVENT:
             security = details()
             if isinstance(security, SecurityDetails):
