@@ -92,6 +92,9 @@ _WEBHOOKS = _counter(
 _LOGINS_FAILED = _counter(
     "quell_logins_failed", "Proofs of who somebody is that were none: tokens, passwords, login links.", "method"
 )
+_OWN_EVENTS_LOST = _counter(
+    "quell_own_events_lost", "Events of Quell's own that were given up, because too many waited for the journal."
+)
 _COMMIT_SECONDS = _histogram(
     "quell_store_commit_duration_seconds", "How long a transaction of the store took.", _COMMIT
 )
@@ -136,6 +139,10 @@ def webhook_ended(endpoint: str, status: OutcomeStatus) -> None:
 def login_failed(method: str) -> None:
     """method: token, password, link or another word of the code's own, never the caller's."""
     _LOGINS_FAILED.labels(method).inc()
+
+
+def own_event_lost() -> None:
+    _OWN_EVENTS_LOST.inc()
 
 
 def committed(seconds: float) -> None:

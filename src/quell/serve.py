@@ -96,6 +96,7 @@ async def serving(
             port = server.servers[0].sockets[0].getsockname()[1]
             yield Running(controller, f"http://{_host(settings.server.host)}:{port}", first_link)
         finally:
+            controller.stopping()
             await server.shutdown()
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)

@@ -38,6 +38,7 @@ class Unit(StrEnum):
     RATE = "requests/s"
     CHARACTERS = "characters"
     FAILURES = "failures"
+    PERCENT = "percent"
 
 
 def setting(

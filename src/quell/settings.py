@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from quell.controller.kubernetes.settings import KubernetesSettings
+from quell.controller.own_settings import OwnEventSettings
 from quell.durations import parse_duration
 from quell.response.state import Safety
 from quell.setting import Setting, Unit, declared, read_age, read_budget, setting
@@ -414,6 +415,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     webhooks: WebhookSettings = WebhookSettings()
     log: LogSettings = LogSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
+    own_events: OwnEventSettings = OwnEventSettings()
 
     def value(self, name: str) -> object:
         """Of a setting by its name, such as safety.paused."""

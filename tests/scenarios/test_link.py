@@ -49,6 +49,7 @@ from quell.ids import uuid7
 from quell.model.decision import Outcome, OutcomeStatus
 from quell.settings import Settings
 from quell.storage import join_tokens
+from quell.storage.records import Stored
 
 RULE = """
 apiVersion: quell.dev/v1
@@ -176,6 +177,11 @@ def observed(number: int = 1, **subject: Any) -> Observed:
         | subject,
     }
     return Observed(id=identifier, raw=json.dumps(event).encode(), received=time.time())
+
+
+def observed_by(place: Place) -> list[Stored]:
+    """Events that agents saw, newest first; what the controller says of its agents is among the others."""
+    return [one for one in place.controller.store.recent(1000) if one.source == "sensor"]
 
 
 async def closed(connection: ClientConnection) -> tuple[int, str]:
@@ -333,7 +339,7 @@ def test_an_observed_event_is_acknowledged_when_it_is_on_disk_and_decided_once(t
             while len(acknowledged) < len(sent) + 1:
                 acknowledged += (await hear(connection, EventAck)).ids
         assert acknowledged == [message.id for message in (*sent, sent[0])]
-        stored = place.controller.store.recent(1000)
+        stored = observed_by(place)
         assert sorted(one.id for one in stored) == sorted(message.id for message in sent)
         assert {one.source for one in stored} == {"sensor"}
 
@@ -360,7 +366,7 @@ def test_an_agent_speaks_only_for_its_own_machine(tmp_path: Path) -> None:
                 await say(connection, message)
             while len(acknowledged) < len(wrong) + 1:  # refused for good: the agent need not keep them
                 acknowledged += (await hear(connection, EventAck)).ids
-        assert [one.id for one in place.controller.store.recent(10)] == [right.id]
+        assert [one.id for one in observed_by(place)] == [right.id]
         rejects = place.controller.store.rejects(10)
         assert len(rejects) == place.links.refused["event"] == len(wrong)
         assert {reject.peer for reject in rejects} == {f"agent {agent}"}

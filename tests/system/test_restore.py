@@ -269,7 +269,7 @@ def test_files_are_neither_replaced_nor_left_half(original: Quell, tmp_path: Pat
     assert "--force replaces it" in refused.stderr
     assert file.read_text() == "another file"
     assert cli(original, "backup", file, "--force").returncode == 0
-    assert archive.read(file).events == 0
+    assert archive.read(file).events >= 1, "its own start at least"
     in_use = cli(None, "restore", file, "--state", original.folder / "controller", "--force")
     assert in_use.returncode == 1
     assert "is in use by process" in in_use.stderr
@@ -302,7 +302,7 @@ def test_backups_at_once_are_whole_or_refused(tmp_path: Path) -> None:
         if answer.status_code == 200:
             file = tmp_path / f"{number}.tar.zst"
             file.write_bytes(answer.content)
-            assert archive.read(file).events == 0
+            assert archive.read(file).events >= 1, "its own start at least"
         else:
             assert answer.headers["retry-after"] == "5"
     taken = [answer for answer in answers if answer.status_code == 200]

@@ -84,13 +84,14 @@ class Place(Struct):
             await asyncio.wrap_future(self.controller.store.submit(lambda _connection: None))
 
     async def events(self) -> list[tuple[str, str, str]]:
-        """Name, user and message of each event that Quell told of itself, oldest first."""
+        """Name, user and message of each event that Quell told of users and requests, oldest first."""
         await self.written()
         found = []
         for stored in reversed(self.controller.store.recent(1000)):
             told = msgspec.json.decode(stored.raw)
             assert stored.source == "quell"
-            found.append((told["name"], told["subject"].get("user", ""), told["details"]["message"]))
+            if told["name"].startswith(("User.", "RESTful.")):
+                found.append((told["name"], told["subject"].get("user", ""), told["details"]["message"]))
         return found
 
     async def audited(self) -> list[AuditEntry]:

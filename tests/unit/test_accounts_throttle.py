@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from quell.api.accounts.tally import Tally
 from quell.api.accounts.throttle import Throttle
+from quell.tally import Tally
 
 
 def waits(throttle: Throttle, key: str, tries: int, now: float = 0.0) -> list[float]:

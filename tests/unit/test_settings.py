@@ -54,6 +54,11 @@ DEFAULTS: dict[str, Any] = {
     "kubernetes.kubeconfig": "",
     "kubernetes.context": "",
     "kubernetes.cluster": "",
+    "own_events.reconnect_grace": "1m",
+    "own_events.lost_after": "10m",
+    "own_events.containers": "120/1m",
+    "own_events.memory_threshold": 90,
+    "own_events.memory_pause": "10m",
 }
 #: Those that may be changed while the controller runs.
 LIVE = {name for name in DEFAULTS if name.startswith("safety.")} - {"safety.allow_empty_protection"}

@@ -7,6 +7,7 @@ sends it again when told that the link is up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from quell.channel.messages import (
     FromAgent,
     FromController,
     Hello,
+    Leaving,
     Proof,
     Refused,
     Reported,
@@ -41,6 +43,7 @@ from quell.faults import point
 _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 10.0
 _PING_SECONDS = 15.0
+_LEAVE_SECONDS = 1.0
 #: Messages that wait for a slow connection before it is given up and dialled anew.
 _MOST_WAITING = 10_000
 
@@ -77,6 +80,13 @@ class Link:
             return
         self._waiting.append(message)
         self._wake.set()
+
+    async def leave(self, reason: str) -> None:
+        """Say that this end stops, if it can be said at once; the link is not of use afterwards."""
+        if self._connection is not None:
+            with contextlib.suppress(OSError, WebSocketException):  # a timeout is an OSError
+                async with asyncio.timeout(_LEAVE_SECONDS):
+                    await self._connection.send(encode(Leaving(reason=reason)))
 
     async def run(self) -> None:
         """Until cancelled. Raises LinkError only for what no new attempt can mend, such as an unreadable CA file."""

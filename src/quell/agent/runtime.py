@@ -1,7 +1,7 @@
 """The agent as a whole: what comes over the link is carried out, what the sensor sees goes over the link.
 
-Everything runs on one event loop but the commands, which block and have threads. Nothing ticks while nothing happens:
-a timer stands only for the next lease that ends.
+Everything runs on one event loop but the commands, which block and have threads. While nothing happens nothing ticks but
+a look at memory twice a minute; a timer stands for the next lease that ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import random
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +22,7 @@ from typing import TypeVar
 import structlog
 from msgspec import Struct
 
-from quell import __version__
+from quell import __version__, memory
 from quell.agent import proc
 from quell.agent.connector import Connector, ConnectorError
 from quell.agent.containers.census import Census
@@ -53,6 +53,7 @@ from quell.channel.messages import (
     Welcome,
 )
 from quell.errors import LinkError, SettingError, StoreError
+from quell.ids import uuid7
 from quell.model.action import word
 from quell.model.decision import Command, Outcome, OutcomeStatus
 from quell.model.subject import Subject
@@ -65,6 +66,10 @@ _MOST_ANNOUNCED = 64
 _TRY_AGAIN = 5.0
 #: A lease is looked at this often at least, since the clock may be set.
 _LOOK_AGAIN = 60.0
+#: Seconds between two looks at memory, which take some tenths of a millisecond.
+_MEMORY_SECONDS = 30.0
+#: Percent, and seconds, until a controller says otherwise.
+_PRESSURE = (90.0, 600.0)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 _T = TypeVar("_T")
@@ -98,8 +103,14 @@ async def run(options: Options) -> None:
     SettingError and DocumentError for a list that is wrong.
     """
     stop = asyncio.Event()
+    asked: list[signal.Signals] = []
+
+    def asked_to(number: signal.Signals) -> None:
+        asked.append(number)
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, asked_to, number)
     watch_list = WatchList.load(options.watch_list) if options.sensor else None
     protected = Protected.load(options.protected, own=options.own_pids)
     for warning in protected.warnings:
@@ -120,7 +131,7 @@ async def run(options: Options) -> None:
         )
         try:
             await agent.start()
-            await _until(stop, agent.link.run())
+            await _until(stop, agent.link.run(), lambda: agent.link.leave(f"it was told to, by {asked[0].name}"))
         finally:
             agent.stop()
     _log.info("stopped")
@@ -172,6 +183,9 @@ class Agent:
         #: Verified commands that are not ordered yet, by their envelope.
         self._announced: OrderedDict[bytes, Command] = OrderedDict()
         self._lease_timer: asyncio.TimerHandle | None = None
+        self._memory_timer: asyncio.TimerHandle | None = None
+        self._memory_bounds: tuple[float, float] = _PRESSURE
+        self._pressure = memory.Pressure(*_PRESSURE)
         self._loop = asyncio.get_running_loop()
         self.link = Link(options.address, identity, lambda: self._hello, self._on_welcome, self._on_message)
 
@@ -189,6 +203,7 @@ class Agent:
         for outcome in await self._loop.run_in_executor(self._hands, self._executor.resume):
             _told("resumed", outcome)
         self._plan_lease()
+        self._look_at_memory()
 
     def stop(self) -> None:
         """Running commands end first; what they came to is in the ledger."""
@@ -198,6 +213,8 @@ class Agent:
             self._census.stop()
         if self._lease_timer is not None:
             self._lease_timer.cancel()
+        if self._memory_timer is not None:
+            self._memory_timer.cancel()
         self._hands.shutdown(cancel_futures=True)
         self._outbox.close()
 
@@ -235,6 +252,7 @@ class Agent:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self._paused_by_controller = welcome.paused
+        self._watch_memory_by(welcome)
         try:
             self._protected.extend(welcome.protected)
         except SettingError as error:
@@ -304,6 +322,23 @@ class Agent:
         except StoreError as error:
             _log.warning("an acknowledgement was not kept, so its outcomes will be sent again", error=str(error))
 
+    def _watch_memory_by(self, welcome: Welcome) -> None:
+        """By the controller's settings, if it has any: it says the same at each link."""
+        threshold, pause = welcome.memory_threshold, welcome.memory_pause
+        if threshold is not None and pause is not None and (threshold, pause) != self._memory_bounds:
+            self._memory_bounds = (threshold, pause)
+            self._pressure = memory.Pressure(threshold, pause)
+            self._look_at_memory()
+
+    def _look_at_memory(self) -> None:
+        measure = memory.measure()
+        told = "" if measure is None else self._pressure.look(measure, time.monotonic())
+        if told:
+            self._notices.note("Agent.Memory.Pressure", f"the agent: {told}")
+        if self._memory_timer is not None:
+            self._memory_timer.cancel()
+        self._memory_timer = self._loop.call_later(_MEMORY_SECONDS, self._look_at_memory)
+
     def _is_paused(self) -> bool:
         return self._paused_by_controller or self._pause_file.exists()
 
@@ -364,14 +399,18 @@ async def _identity(options: Options) -> Identity:
             _log.info("enrolled")
 
 
-async def _until(stop: asyncio.Event, work: Coroutine[None, None, _T]) -> _T | None:
-    """The result of work, or None if it was told to stop first."""
+async def _until(
+    stop: asyncio.Event, work: Coroutine[None, None, _T], farewell: Callable[[], Awaitable[None]] | None = None
+) -> _T | None:
+    """The result of work, or None if it was told to stop first; then farewell comes before its end."""
     task = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     if task.done():
         return task.result()
+    if farewell is not None:
+        await farewell()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
@@ -389,6 +428,7 @@ def _hello(identity: Identity, machine_id: str, capabilities: Capabilities, limi
         capabilities=tuple(sorted(capabilities.words)),
         limits=(*capabilities.limits, *limits),
         host_netns=proc.host_netns(),
+        instance=uuid7(),
     )
 
 

@@ -25,6 +25,7 @@ from quell.api.routes import sessions
 from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, LINK_PATH, Pause, Welcome
 from quell.controller.controller import Controller
+from quell.durations import parse_duration
 from quell.errors import QuellError
 
 #: Needs no token: its body holds the proof.
@@ -39,8 +40,15 @@ class App:
     def __init__(self, controller: Controller) -> None:
         self.accounts = Accounts(controller, controller.settings.accounts)
         self.auth = self.accounts.auth
+        own = controller.settings.own_events
         self.links = AgentLinks(
-            controller, clock=time.time, welcome=lambda: Welcome(paused=controller.settings.safety.paused)
+            controller,
+            clock=time.time,
+            welcome=lambda: Welcome(
+                paused=controller.settings.safety.paused,
+                memory_threshold=own.memory_threshold,
+                memory_pause=parse_duration(own.memory_pause),
+            ),
         )
         controller.live.subscribe(lambda settings: self.links.tell(Pause(paused=settings.safety.paused)))
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)

@@ -28,6 +28,7 @@ from quell.channel.messages import (
     FromAgent,
     FromController,
     Hello,
+    Leaving,
     Observed,
     Ordered,
     Proof,
@@ -57,6 +58,8 @@ _WAITING_MESSAGES = 50_000
 #: Seconds between two tries while the store cannot write.
 _STORE_PAUSE = 1.0
 _CHALLENGE_BYTES = 32
+#: Characters kept of why an agent stops.
+_REASON = 200
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _log = structlog.get_logger(__name__)
@@ -77,7 +80,9 @@ class Controller(Protocol):
 
     def agent_connected(self, hello: Hello) -> None: ...
 
-    def agent_disconnected(self, agent_id: str) -> None: ...
+    def agent_leaving(self, hello: Hello, reason: str) -> None: ...
+
+    def agent_disconnected(self, agent_id: str, why: str) -> None: ...
 
     def sighted(self, hello: Hello, seen: Seen) -> None: ...
 
@@ -168,13 +173,14 @@ class AgentLinks:
         self._controller.agent_connected(link.hello)
         self._controller.dispatcher.connected(agent, link)
         _log.info("agent connected", agent=agent, node=link.hello.node, peer=address, limits=link.hello.limits)
+        why = "the controller ended it"
         try:
             why = await link.run()
         finally:
             self._controller.dispatcher.disconnected(agent, link)
             if self._links.get(agent) is link:
                 del self._links[agent]
-                self._controller.agent_disconnected(agent)
+                self._controller.agent_disconnected(agent, why)
         _log.info("agent disconnected", agent=agent, node=link.hello.node, reason=why)
 
 
@@ -249,6 +255,8 @@ class _Link:
                     self._controller.dispatcher.reported(self.hello.agent, outcome)
                 case Seen() as seen:
                     self._controller.sighted(self.hello, seen)
+                case Leaving(reason=reason):
+                    self._controller.agent_leaving(self.hello, reason[:_REASON])
                 case other:
                     raise LinkError(f"{type(other).__name__} after the handshake")
 

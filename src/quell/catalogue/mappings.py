@@ -42,6 +42,11 @@ def rule_names(detector: str | None = None) -> tuple[str, ...]:
     return tuple(rule for known, rule in _TABLE if detector in (None, known))
 
 
+def names(detector: str) -> frozenset[str]:
+    """The catalogue names that a detector's rules are mapped to."""
+    return frozenset(one.name for (known, _), pair in _TABLE.items() if known == detector for one in pair)
+
+
 def load(path: Path) -> None:
     """Add the entries of a file; they replace those of the same rule. For start-up, before events flow.
 

@@ -41,6 +41,10 @@ class CatalogueName(Struct, frozen=True, kw_only=True, omit_defaults=True):
     deviation: bool = False
     #: The name stands for a family made at run time, such as DLP.<sensor>.<rule>: the glob of its members.
     pattern: str = ""
+    #: Who makes such events besides the detectors (quell.detectors.produces says which of these do): quell, or nobody.
+    producers: tuple[Literal["quell"], ...] = ()
+    #: Where nobody makes them yet: what is to come that will.
+    later: str = ""
 
 
 def _load() -> dict[str, CatalogueName]:

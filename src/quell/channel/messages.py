@@ -3,7 +3,7 @@
 The order of a link: the agent sends Hello; the controller answers Challenge; the agent Proof; the controller
 Welcome (or Refused, and closes). From then on both sides send when they have something:
 
-    agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen
+    agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen; Leaving, last
     controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause
 
 Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
@@ -63,6 +63,15 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello", omit_defaults=True):
     limits: tuple[str, ...] = ()
     #: Inode of the host's network namespace; None where it cannot be read.
     host_netns: int | None = None
+    #: Of the agent's process, made anew at each start of it; "": it does not say.
+    instance: str = ""
+
+
+class Leaving(Struct, frozen=True, kw_only=True, tag="leaving"):
+    """The agent stops, and will close the link; not because of the controller or the network."""
+
+    #: For people.
+    reason: str
 
 
 class Proof(Struct, frozen=True, kw_only=True, tag="proof"):
@@ -107,6 +116,9 @@ class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", omit_defaults=Tr
     protected: tuple[str, ...] = ()
     #: True: every destructive command is answered refused, reason paused.
     paused: bool = False
+    #: Percent of its memory, and seconds: quell.memory.Pressure. None: the agent's own idea.
+    memory_threshold: int | None = None
+    memory_pause: float | None = None
 
 
 class Pause(Struct, frozen=True, kw_only=True, tag="pause"):
@@ -148,7 +160,7 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     reason: str
 
 
-FromAgent = Hello | Proof | Observed | Reported | Seen
+FromAgent = Hello | Proof | Observed | Reported | Seen | Leaving
 FromController = Challenge | Welcome | Announced | Ordered | Pause | EventAck | OutcomeAck | Refused
 
 _T = TypeVar("_T")

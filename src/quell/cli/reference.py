@@ -13,6 +13,7 @@ from quell.api import metrics
 from quell.catalogue.names import NAMES
 from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA
 from quell.cli.exits import MEANINGS
+from quell.detectors.produces import producers
 from quell.model.event import Category
 from quell.settings import SETTINGS, Settings
 
@@ -27,13 +28,31 @@ _SETTINGS = (
     " `2h` or `1d`, budgets as `30/1m`. What changes while running is changed by `quell settings set`, unless file or"
     " environment say it: [Settings while running](settings-live.md)."
 )
+_ELSEWHERE = "What events may be called, and who makes them, is in [Event names](event-names.md)."
+_NAMES = """\
+What an event may be called, for the `name` criterion. Case does not count. A detector's own names are names too: an event
+has both, and a rule may use either. `*`, `?` and ranges are globs.
+
+*Level* is what an event has if its detector gives none. *Origin*: most names are those that response rules are usually
+written with; `reference` marks those that only the reference system has, `quell` our own. *Produced by* names Quell
+itself ([what it says of itself](own-events.md)), the detectors whose events have the name, or what is still to come that
+will produce it. Whatever posts the [native form](event-format.md) may use any name, those of the future included, so a
+rule can be written for each of them.
+"""
+_ORIGINS = {"mission": "", "reference": "reference", "quell": "quell"}
 #: By whether it can be changed while running.
 _CHANGES = {True: "while running", False: "at the next start"}
 
 
 def pages() -> Mapping[str, str]:
     """File name -> text."""
-    return {"cli.md": commands(), "reference.md": tables(), "settings.md": settings(), "metrics.md": metrics.page()}
+    return {
+        "cli.md": commands(),
+        "event-names.md": names(),
+        "metrics.md": metrics.page(),
+        "reference.md": tables(),
+        "settings.md": settings(),
+    }
 
 
 def commands() -> str:
@@ -45,7 +64,7 @@ def commands() -> str:
 
 
 def tables() -> str:
-    """Criteria, actions, who may ask for what, and the names of the catalogue."""
+    """Criteria, actions, and who may ask for what."""
     sections = [
         f"{_NOTICE}\n# Reference\n",
         "## Criteria\n\nWritten as `type:value` or `{type: ..., value: ...}`; a list as the value means any of them.\n",
@@ -82,14 +101,30 @@ def tables() -> str:
             ("action", *(f"`{category}`" for category in Category)),
             ((f"`{action}`", *(cells[category] for category in Category)) for action, cells in ALLOWED.items()),
         ),
-        "## Names\n\nRules may also use a detector's own names. Case does not count; `*`, `?` and ranges are globs.\n",
+        f"## Names\n\n{_ELSEWHERE}\n",
+    ]
+    return "\n".join(sections)
+
+
+def names() -> str:
+    """Every name of the catalogue, and who makes such events."""
+    made = producers()
+    sections = [
+        f"{_NOTICE}\n# Event names\n",
+        _NAMES,
         _table(
-            ("name", "category", "level", "meaning"),
+            ("name", "category", "kind", "level", "origin", "produced by", "meaning"),
             (
                 (
-                    f"`{name.name}`" + (f" (also {_words(name.aliases)})" if name.aliases else ""),
-                    "/".join(part.value for part in (name.category, name.kind) if part),
+                    f"`{name.name}`"
+                    + (f" (also written {_words(name.aliases)})" if name.aliases else "")
+                    + (f" (a rule with it also takes {_words(name.covers)})" if name.covers else "")
+                    + (f" (stands for `{name.pattern}`)" if name.pattern else ""),
+                    ", ".join(f"`{category}`" for category in (name.category, *name.also_category)),
+                    name.kind.value if name.kind else "",
                     name.level.value,
+                    _ORIGINS[name.origin],
+                    ", ".join(map(_producer, made[name.name])) or f"later: {name.later}",
                     name.description,
                 )
                 for name in NAMES.values()
@@ -97,6 +132,10 @@ def tables() -> str:
         ),
     ]
     return "\n".join(sections)
+
+
+def _producer(name: str) -> str:
+    return "Quell" if name == "quell" else f"`{name}`"
 
 
 def settings() -> str:

@@ -18,14 +18,17 @@ from quell.channel.messages import Hello, Seen
 from quell.configuration import Origin
 from quell.controller import audit_trail
 from quell.controller.audit_keeper import AuditKeeper
+from quell.controller.chains import Chains
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.editing import Changed, Editing
+from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.live_settings import LiveSettings
 from quell.controller.own_events import after_outcome, makes_event, own_event
 from quell.controller.past import as_decided
 from quell.controller.pipeline import Pipeline
 from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of
+from quell.controller.telling import Teller
 from quell.controller.webhooks import Webhooks
 from quell.documents.load import Documents
 from quell.durations import parse_duration
@@ -38,13 +41,14 @@ from quell.matching.index import (
 )
 from quell.model.action import word
 from quell.model.audit import Actor
-from quell.model.decision import Command, Outcome, StateChange
+from quell.model.decision import Command, Flag, Outcome, StateChange
 from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
 from quell.model.sighting import Sightings
 from quell.model.subject import Subject
 from quell.response.quarantine import Release, let_go, run_out
 from quell.response.state import AgentFacts, Safety, State
+from quell.setting import read_budget
 from quell.settings import Settings
 from quell.storage import agents as stored_agents
 from quell.storage import flags as stored_flags
@@ -59,6 +63,8 @@ _REPLAY_BYTES = 4 << 20
 
 #: What an agent's hello says beside who it is.
 _SAID = ("version", "boot_id", "boot_time", "capabilities", "limits", "host_netns")
+#: What an agent must be able to do for its containers to count as secured.
+_ISOLATES = "quarantine"
 
 _log = structlog.get_logger(__name__)
 
@@ -74,17 +80,24 @@ class Controller:
         self._keeper = AuditKeeper(store, lambda: self.settings.audit_age)
         self.signing_key = load_or_create_key(folder / "controller.key")
         self.state = _restored(store, self.live.safety)
+        self.teller = Teller(self.ingest, time.time)
+        self.chains = Chains(store, time.time)
+        self.happenings = Happenings(store, self.teller, settings.own_events, time.time, lost=self._agent_lost)
         self.rulebook = Editing(
             store,
             time.time,
             held=self._holdings,
             use=self._decide_by,
             release=lambda holder, why: self._release(let_go(self.state, time.time(), holder=holder), why),
+            told=self.happenings.configuring.changed,
+            refused=self.happenings.configuring.refused,
         )
         #: What each enrolled agent last said of itself, by id.
         self._agents = {agent.id: hello for agent in store.read(stored_agents.all_of) if (hello := _hello(agent))}
         self._linked: set[str] = set()
-        self.inventory = LiveInventory(store, time.time, self._set_agents)
+        quota = read_budget(settings.own_events.containers)
+        self.inventory = LiveInventory(store, time.time, self._set_agents, self.teller, quota)
+        self.inventory.events.begin(self.happenings.attendance.covering())
         self._tasks: set[asyncio.Task[None]] = set()
         self.dispatcher = Dispatcher(
             store,
@@ -140,10 +153,16 @@ class Controller:
     def start(self) -> None:
         self.dispatcher.start()
         self.webhooks.start()
+        self.happenings.start()
         self._spawn(self._tick())
         self._spawn(self._keeper.run())
 
+    def stopping(self) -> None:
+        """Links that end from here on are ended by the controller."""
+        self.happenings.attendance.close()
+
     async def stop(self) -> None:
+        await self.happenings.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -161,6 +180,23 @@ class Controller:
         Raises QueueFull, the awaiting StoreFull and StoreError.
         """
         return self.pipeline.submit(events)
+
+    def tell_following(self, name: str, subject: Subject, message: str, delivery: str) -> None:
+        """An event of Quell's own about a request. delivery: the id of the webhook's delivery that made it; "": none did."""
+        identifier = self.chains.identifier(delivery)
+        if not identifier or not self.chains.is_over(identifier):
+            self.teller.tell(name, subject, message, identifier=identifier)
+            return
+        now = time.time()
+        event = own_event(identifier, name, subject, message, now, now)
+        if not self.store.known_ids([identifier]):
+            self._spawn(self._end_chain(event, self.chains.flag(event)))
+
+    async def _end_chain(self, event: Event, flag: Flag | None) -> None:
+        try:
+            await self.pipeline.submit_unanswered(event, flag)
+        except (QueueFull, StoreError) as error:
+            _log.error("the end of a chain of events could not be written", event=event.id, error=str(error))
 
     async def reject(self, rejects: Sequence[Reject]) -> None:
         await asyncio.wrap_future(self.store.submit(lambda connection: stored_rejects.insert(connection, rejects)))
@@ -223,12 +259,22 @@ class Controller:
         """Its facts are kept: while its link is down, commands wait for it until they expire."""
         self._agents[hello.agent] = hello
         self._linked.add(hello.agent)
+        self.happenings.attendance.connected(hello)
         self.inventory.linked(hello)
+        if _ISOLATES in hello.capabilities:
+            self.inventory.covered(hello.agent, self.happenings.attendance.number(hello.agent))
+        else:
+            self.inventory.events.uncovered(hello.agent)
         self._set_agents()
         self.store.write(lambda connection: _keep_hello(connection, hello, time.time()), _told)
 
-    def agent_disconnected(self, agent: str) -> None:
+    def agent_leaving(self, hello: Hello, reason: str) -> None:
+        """It says that it stops."""
+        self.happenings.attendance.leaving(hello.agent, reason)
+
+    def agent_disconnected(self, agent: str, why: str = "") -> None:
         self._linked.discard(agent)
+        self.happenings.attendance.disconnected(agent, why or "its link is down")
         self.inventory.lost(agent_source(agent))
 
     def sighted(self, hello: Hello, seen: Seen) -> None:
@@ -239,12 +285,22 @@ class Controller:
         """What a cluster's Kubernetes says. ValueError: a source of no known kind."""
         self.inventory.take(sightings)
 
-    def agent_withdrawn(self, agent: str) -> None:
+    def agent_joined(self, agent: str) -> None:
+        """It has enrolled."""
+        self.happenings.attendance.joined(agent)
+
+    def agent_withdrawn(self, agent: str, why: str = "it was withdrawn") -> None:
         """Its enrolment has ended: nothing is sent to it any more."""
+        self.inventory.events.uncovered(agent)
+        self.happenings.attendance.withdrawn(agent, why)
         self._linked.discard(agent)
         self._agents.pop(agent, None)
         self.inventory.forget(agent_source(agent))
         self._set_agents()
+
+    def _agent_lost(self, agent: str) -> None:
+        """It is away for so long that what it could isolate no longer can be."""
+        self.inventory.events.uncovered(agent)
 
     def agents(self) -> list[dict[str, Any]]:
         """Every enrolled agent, by name: what it said of itself, and whether its link is up."""
@@ -364,6 +420,7 @@ class Controller:
         while True:
             await asyncio.sleep(_TICK)
             self.inventory.tick()
+            self.happenings.tick()
             if self.pipeline.suspended:
                 continue
             released = run_out(self.state, time.time())

@@ -30,7 +30,7 @@ from quell.documents import hidden
 from quell.documents.diff import unified
 from quell.documents.load import Documents, Thing
 from quell.documents.write import to_document
-from quell.errors import QueueFull, StoreError
+from quell.errors import DocumentError, QueueFull, StoreError
 from quell.matching.index import Index
 from quell.matching.index import compile as compile_index
 from quell.model.audit import AuditEntry
@@ -88,9 +88,17 @@ def _any_version() -> None:
     """No condition."""
 
 
+def _untold(_editor: Editor, _changes: Sequence[Change], _revision: int) -> None:
+    """Nobody wants to know."""
+
+
+def _unheard(_editor: Editor, _error: DocumentError) -> None:
+    """Nobody wants to know."""
+
+
 class Editing:
     """On the event loop's thread. Held: holder -> the quarantines it holds. use: decide by these from now on. release:
-    end the quarantines of a holder, for that reason.
+    end the quarantines of a holder, for that reason. told: of each change in force, refused: of each that cannot be.
     """
 
     def __init__(
@@ -101,12 +109,16 @@ class Editing:
         held: Callable[[], Mapping[str, Sequence[str]]],
         use: Callable[[Documents, Index], None],
         release: Callable[[str, str], Awaitable[None]],
+        told: Callable[[Editor, Sequence[Change], int], None] = _untold,
+        refused: Callable[[Editor, DocumentError], None] = _unheard,
     ) -> None:
         self._store = store
         self._clock = clock
         self._held = held
         self._use = use
         self._release = release
+        self._told = told
+        self._refused = refused
         self._changing = asyncio.Lock()
         kept = {Key(document.kind, document.name): _kept(document) for document in store.read(stored.all_of)}
         #: In the order of kinds and names.
@@ -151,13 +163,19 @@ class Editing:
             edition = Edition(revision=self.revision + 1, time=self._clock(), editor=editor, held=self._held())
             kept = self.kept
             # Thousands of rules take seconds, and events go on to be decided meanwhile.
-            prepared = await asyncio.to_thread(lambda: _prepare(make(kept, edition), edition, diffs=dry_run))
+            try:
+                prepared = await asyncio.to_thread(lambda: _prepare(make(kept, edition), edition, diffs=dry_run))
+            except DocumentError as error:
+                if not dry_run:
+                    self._refused(editor, error)
+                raise
             if dry_run or prepared.index is None:
                 return Changed(changes=prepared.told, revision=self.revision)
             await self._write(prepared, edition)
             self.kept = prepared.kept
             self.revision = edition.revision
             self._use(prepared.documents, prepared.index)
+            self._told(editor, prepared.told, edition.revision)
         failed = await self._let_go(prepared.plan)
         return Changed(changes=[_with(change, failed) for change in prepared.told], revision=edition.revision)
 

@@ -18,6 +18,8 @@ from msgspec import Struct
 
 from quell.channel.messages import Hello, Seen
 from quell.clock import Clock
+from quell.controller.telling import Teller
+from quell.controller.workload_events import WorkloadEvents
 from quell.errors import StoreError
 from quell.inventory.enrichment import Enriched, Enricher
 from quell.inventory.inventory import Changed, Inventory
@@ -90,8 +92,17 @@ class Member(Struct, frozen=True, kw_only=True):
 class LiveInventory:
     """refused: sightings that were left out, by why: scope (of another machine), excess (too many, or no names)."""
 
-    def __init__(self, store: Store, clock: Clock, nodes_changed: Callable[[], None]) -> None:
-        """nodes_changed: told when something about a node did. StoreError."""
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        nodes_changed: Callable[[], None],
+        teller: Teller,
+        quota: tuple[int, float] = (120, 60.0),
+    ) -> None:
+        """nodes_changed: told when something about a node did. teller: takes what became of containers and learned groups;
+        quota: of the first, so many of one machine in so many seconds. StoreError.
+        """
         self._store = store
         self._clock = clock
         self._nodes_changed = nodes_changed
@@ -108,6 +119,7 @@ class LiveInventory:
         self._parts: deque[Sightings] = deque()
         self._work: asyncio.Task[None] | None = None
         self.workloads: Mapping[str, Workload] = self._inventory.workloads
+        self.events = WorkloadEvents(store, teller, clock, quota, self.workloads)
 
     def enrich(self, event: Event) -> Enriched | None:
         """See quell.inventory.enrichment."""
@@ -152,11 +164,16 @@ class LiveInventory:
     def take(self, told: Sightings) -> None:
         """ValueError: a source of no known kind. What is short counts when this returns, if nothing waits before it."""
         rank_of(told.source)
+        self.events.heard(told.source)
         if not self._parts and len(told.seen) <= PART:
             self._took(self._inventory.take(told, self._clock()))
             return
         self._parts.extend(self._split(told))
         self._go_on()
+
+    def covered(self, agent: str, number: int) -> None:
+        """An agent that can isolate is linked. number: see WorkloadEvents.covered."""
+        self.events.covered(agent, number, self._inventory.told(agent_source(agent), "container"))
 
     def lost(self, source: str) -> None:
         """Nothing is heard of it any more; what it said counts for a while (quell.inventory.inventory.SILENCE)."""
@@ -165,13 +182,17 @@ class LiveInventory:
     def forget(self, source: str) -> None:
         """The source is no more."""
         self._parts = deque(part for part in self._parts if part.source != source)
-        self._took(self._inventory.forget(source, self._clock()))
+        self._took(self._inventory.forget(source, self._clock()), said=False)
+        self.events.forgotten(source)
 
     def tick(self) -> None:
         """About once a second: forget what is over, save what is new."""
         now = self._clock()
-        self._took(self._inventory.expire(now))
-        self._membership.expire(now)
+        self._took(self._inventory.expire(now), said=False)
+        self.events.groups_removed(self._membership.expire(now))
+        if self._index is not None:
+            self.events.groups_referred(self._membership.kept, self._index.revision)
+        self.events.tick()
         self._save(SAVED)
         self._go_on()
 
@@ -196,9 +217,10 @@ class LiveInventory:
         for start in range(0, len(seen), PART):
             yield msgspec.structs.replace(told, seen=seen[start : start + PART], gone=(), complete=False)
 
-    def _took(self, changed: Changed) -> None:
+    def _took(self, changed: Changed, *, said: bool = True) -> None:
         if changed.workloads:
             self._membership.changed(changed.workloads)
+            self.events.changed(changed.workloads, said=said)
         if changed.nodes:
             self._enricher.forget()
             self._nodes_changed()

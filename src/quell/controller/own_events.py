@@ -5,6 +5,7 @@ Their ids are derived from the command's, so that a repeated outcome makes no se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ MAX_CHAIN = 4
 def makes_event(command: Command, outcome: Outcome) -> bool:
     """Whether this outcome makes an event, and is not the end of a chain."""
     done = outcome.status is OutcomeStatus.DONE and type(command.action) in _NAMES
-    return done and command.id.count(_SUFFIX) < MAX_CHAIN
+    return done and not ends_chain(command.id)
 
 
 def after_outcome(command: Command, outcome: Outcome, cause: Event | None, received: float) -> Event | None:
@@ -43,15 +44,36 @@ def after_outcome(command: Command, outcome: Outcome, cause: Event | None, recei
     return own_event(f"{command.id}{_SUFFIX}", name, _subject(target, cause), message, outcome.time, received)
 
 
-def own_event(identifier: str, name: str, subject: Subject, message: str, time: float, received: float) -> Event:
-    """An event of Quell itself, in the native form, so that it takes the path of any other."""
+def ends_chain(cause: str) -> bool:
+    """Whether what follows from a command or delivery of this id is not to be answered any more."""
+    return cause.count(_SUFFIX) >= MAX_CHAIN
+
+
+def following(cause: str) -> str:
+    """The id of the event that follows from a command or delivery of this id."""
+    return f"{cause}{_SUFFIX}"
+
+
+def own_event(
+    identifier: str,
+    name: str,
+    subject: Subject,
+    message: str,
+    time: float,
+    received: float,
+    facts: Mapping[str, str] | None = None,
+) -> Event:
+    """An event of Quell itself, in the native form, so that it takes the path of any other.
+
+    facts: what the message says, for programs.
+    """
     told: dict[str, Any] = {
         "id": identifier,
         "time": time,
         "category": "event",
         "name": name,
         "subject": subject,
-        "details": {"message": message},
+        "details": {"message": message} | ({"facts": facts} if facts else {}),
     }
     return DETECTORS[SOURCE].decode(msgspec.json.encode(told), id=identifier, received=received)
 

@@ -137,6 +137,20 @@ class Pipeline:
         self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future, noted)
         return future
 
+    def submit_unanswered(self, event: Event, flag: Flag | None) -> asyncio.Future[None]:
+        """Journal an event of Quell's own that no rule may answer, with the flag that says so to people."""
+        self.check(1, len(event.raw))
+        now = self._clock()
+        decision = Decision(event_id=event.id, time=now, revision=self.index.revision)
+        raised = () if flag is None else (flag,)
+        metrics.decided(event, decision, raised)
+        entry = Entry(
+            event=event, decision=decision, outbox=tuple(self._deliveries(event, decision, raised, now)), flags=raised
+        )
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._append([entry], future)
+        return future
+
     def check(self, events: int, size: int) -> None:
         """Raises QueueFull if so many events of so many bytes would not be taken now."""
         if self.suspended:

@@ -98,6 +98,8 @@ class PlainForm(Struct, kw_only=True, forbid_unknown_fields=True):
 
     message: str = ""
     user: str | None = None
+    #: What the message says, for programs.
+    facts: dict[str, str] = {}
 
 
 class SecurityForm(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -77,7 +77,7 @@ def details_of(section: Section, name: str, kind: Kind | None, reporting: str | 
     """
     match section:
         case PlainForm():
-            return PlainDetails(message=section.message, user=section.user)
+            return PlainDetails(message=section.message, user=section.user, facts=section.facts)
         case SecurityForm():
             return SecurityDetails(
                 message=section.message,

@@ -16,6 +16,8 @@ from quell.response.facts import Workload
 LEARNED_KEPT = 7 * 86_400.0
 #: Learned groups without a member, at most; those whose members went first are forgotten first.
 MAX_LEFT = 20_000
+#: Learned groups forgotten in one go.
+_DROPPED = 100
 _EVERY = frozenset((ALL, CONTAINERS))
 
 
@@ -35,7 +37,7 @@ class Membership:
     def use(self, groups: Groups, referred: Iterable[str]) -> None:
         """Other documents: all is asked again. referred: groups that rules name, which are kept."""
         self._groups = groups
-        self._referred = frozenset(referred)
+        self._referred = frozenset(name for name in referred if name.startswith(LEARNED))
         self._waiting = dict.fromkeys((*self._of, *self._workloads))
 
     def changed(self, workloads: Iterable[str]) -> None:
@@ -71,12 +73,20 @@ class Membership:
         names = (*self._members, *self._left, *self._referred)
         return sorted({name for name in names if name.startswith(LEARNED)})
 
-    def expire(self, now: float) -> None:
-        """Forget learned groups that have been empty for long and that no rule names."""
+    def expire(self, now: float) -> dict[str, float]:
+        """Forget learned groups that have been empty for long and that no rule names, some at a time: which, since when."""
         idle = [name for name in self._left if name not in self._referred]
-        for place, name in enumerate(idle):
-            if self._left[name] <= now - LEARNED_KEPT or place < len(idle) - MAX_LEFT:
-                del self._left[name]
+        over = [
+            name
+            for place, name in enumerate(idle)
+            if self._left[name] <= now - LEARNED_KEPT or place < len(idle) - MAX_LEFT
+        ]
+        return {name: self._left.pop(name) for name in over[:_DROPPED]}
+
+    @property
+    def kept(self) -> frozenset[str]:
+        """Learned groups that there are and that rules name, so that they are never forgotten."""
+        return frozenset(name for name in self._referred if name in self._members or name in self._left)
 
     @property
     def left(self) -> Mapping[str, float]:

@@ -36,6 +36,8 @@ class Role(StrEnum):
 class PlainDetails(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="event"):
     message: str = ""
     user: str | None = None
+    #: What the message says, for programs.
+    facts: dict[str, str] = {}
 
 
 class SecurityDetails(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="security-event"):

@@ -25,6 +25,11 @@ class Agent(Struct, frozen=True, kw_only=True, omit_defaults=True):
     capabilities: tuple[str, ...] = ()
     limits: tuple[str, ...] = ()
     host_netns: int | None = None
+    #: Of its process, new at each start.
+    instance: str = ""
+    #: What was last told of its presence (quell.controller.attendance.Told), and how often something was.
+    told: str = ""
+    tellings: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -23,8 +23,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
 
 from quell.errors import StoreError
+from quell.ids import uuid7
 from quell.model.audit import QUELL, AuditEntry, Finding
-from quell.storage import archive, audit, backup, schema
+from quell.storage import archive, audit, backup, key_values, schema
 from quell.storage.archive import Manifest, Progress, unseen
 from quell.storage.lock import Lock
 from quell.storage.seal import Seal
@@ -36,6 +37,17 @@ _LOCK = f"{archive.DATABASE}.lock"
 _OWNED = ("quell.db", "quell.db-*", "quell.db.before-*", "*.key", "*.token")
 #: What may be in a folder that counts as empty.
 _IGNORED = frozenset(("agent", "lost+found", _LOCK, _STAGING, backup.STAGING, schema.RESTORING))
+
+
+#: Under which a restored store says so until its controller has told of it.
+RESTORED = "restored"
+
+
+class RestoredFrom(Struct, frozen=True):
+    """id: of this restore. note: for people."""
+
+    id: str
+    note: str
 
 
 class Restored(Struct, frozen=True, kw_only=True):
@@ -134,6 +146,7 @@ def _settle(connection: sqlite3.Connection, key: Ed25519PrivateKey, path: Path, 
     seal.begin()
     connection.execute("DELETE FROM sessions")
     audit.append(connection, AuditEntry(actor=QUELL, verb="restore", kind="backup", name=path.name, note=note), now)
+    key_values.put(connection, RESTORED, msgspec.json.encode(RestoredFrom(uuid7(), note)))
     seal.close()
     connection.execute("COMMIT")
 

@@ -16,7 +16,7 @@ import structlog
 from msgspec import Struct
 
 from quell import metrics
-from quell.api.accounts.passwords import Passwords
+from quell.api.accounts.passwords import Passwords, objection
 from quell.api.accounts.people import People, folded
 from quell.api.accounts.rules import Rules
 from quell.api.accounts.throttle import Throttle
@@ -96,6 +96,8 @@ class Logins:
             raise self._wrong(user, address)
         self._of_account.clear(name)
         self._of_address.refund(address)
+        if objection(password, user.name, self._rules.password_min_length):
+            self._told.doubtful(user.name)
         if self._passwords.is_outdated(kept):
             await self._hash_anew(user.name, kept, password)
         return opened

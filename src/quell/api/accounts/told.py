@@ -7,29 +7,23 @@ never repeated.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
 import structlog
 from msgspec import Struct
 
-from quell.api.accounts.tally import Tally
 from quell.clock import Clock
-from quell.controller.own_events import own_event
-from quell.errors import QueueFull, StoreError
-from quell.ids import uuid7
+from quell.controller.telling import Teller
+from quell.errors import StoreError
 from quell.model.audit import Actor, AuditEntry
-from quell.model.event import Event
 from quell.model.subject import Subject
 from quell.storage import audit
 from quell.storage.store import Store
+from quell.tally import Tally
 
 #: Seconds over which refusals are counted together, and reads.
 _REFUSALS, _READS = 60.0, 600.0
-#: Events that wait for the journal to take them again.
-_WAITING = 1000
+_DAY = 86_400.0
 #: In place of a name that no user has.
 NOBODY = "(unknown)"
 
@@ -42,7 +36,10 @@ class Controller(Protocol):
     @property
     def store(self) -> Store: ...
 
-    def ingest(self, events: Sequence[Event]) -> Awaitable[None]: ...
+    @property
+    def teller(self) -> Teller: ...
+
+    def tell_following(self, name: str, subject: Subject, message: str, delivery: str) -> None: ...
 
 
 class Asked(Struct, frozen=True):
@@ -66,13 +63,10 @@ class Told:
         self._failed: Tally[Actor] = Tally(_REFUSALS, others=_OTHERS.actor)
         self._denied: Tally[Asked] = Tally(_REFUSALS, others=_OTHERS)
         self._read: Tally[Asked] = Tally(_READS, others=_OTHERS)
-        self._waiting: deque[Event] = deque(maxlen=_WAITING)
-        self._writing: set[asyncio.Future[None]] = set()
 
     def event(self, name: str, user: str, message: str, *, identifier: str = "") -> None:
         """Queued at once, so that it stands before what is asked next. identifier: derived from what it tells of."""
-        now = self._now()
-        self._ingest(own_event(identifier or uuid7(), name, Subject(user=user or None), message, now, now))
+        self._controller.teller.tell(name, Subject(user=user or None), message, identifier=identifier, time=self._now())
 
     def failed(self, name: str, address: str) -> None:
         """A login that was refused. name "": of nobody known."""
@@ -80,21 +74,29 @@ class Told:
         if (first := self._failed.add(actor, self._now(), told=True)) is not None:
             self._tell_failed(first, 1)
 
+    def doubtful(self, user: str) -> None:
+        """Somebody logged in with a password that would not be accepted any more: told once a day, and not why."""
+        day = int(self._now() // _DAY)
+        message = f"the password of {user} would not be accepted any more: it should be changed"
+        self.event("User.Password.Alert", user, message, identifier=f"user/{user}/password/{day}")
+
     def denied(self, actor: Actor, role: str, method: str, path: str) -> None:
         """Somebody known asked for what they may not do."""
         asked = Asked(actor, role, f"{method} {path}")
         if self._denied.add(Asked(actor, role, ""), self._now(), told=True) is not None:
             self._tell_denied(asked, 1)
 
-    def wrote(self, actor: Actor, method: str, path: str) -> None:
-        self.event("RESTful.Write", _who(actor), f"{method} {path} by {actor}{_from(actor)}")
+    def wrote(self, actor: Actor, method: str, path: str, delivery: str = "") -> None:
+        """delivery: the id of the webhook's delivery that asked; "": no webhook did."""
+        message = f"{method} {path} by {actor}{_from(actor)}"
+        self._controller.tell_following("RESTful.Write", Subject(user=_who(actor)), message, delivery)
 
     def read(self, actor: Actor) -> None:
         """Told when the window is over, with how often."""
         self._read.add(Asked(actor, "", ""), self._now(), told=False)
 
     def due(self) -> None:
-        """Tell what was counted in windows that are over, and again what could not be written. Call it now and then."""
+        """Tell what was counted in windows that are over. Call it now and then."""
         now = self._now()
         for actor, count in self._failed.due(now):
             self._tell_failed(actor, count)
@@ -103,8 +105,6 @@ class Told:
         for asked, count in self._read.due(now):
             actor = asked.actor
             self.event("RESTful.Read", _who(actor), f"{_times(count, 'read')} by {actor}{_from(actor)} in ten minutes")
-        for event in [self._waiting.popleft() for _ in range(len(self._waiting))]:
-            self._ingest(event)
 
     def _tell_failed(self, actor: Actor, count: int) -> None:
         who = "an unknown user" if actor.name == NOBODY else actor.name
@@ -119,22 +119,6 @@ class Told:
         what = f": {asked.what}" if asked.what else ""
         message = f"{_times(count, 'request')} of {actor} ({asked.role}){_from(actor)} refused{what}"
         self.event("User.Resource.Access.Denied", _who(actor), message)
-
-    def _ingest(self, event: Event) -> None:
-        try:
-            written = asyncio.ensure_future(self._controller.ingest([event]))
-        except (QueueFull, StoreError):
-            self._waiting.append(event)
-            return
-
-        def done(future: asyncio.Future[None]) -> None:
-            self._writing.discard(future)
-            if not future.cancelled() and (error := future.exception()) is not None:
-                _log.error("an event of Quell's own could not be written yet", event=event.name, error=str(error))
-                self._waiting.append(event)
-
-        self._writing.add(written)
-        written.add_done_callback(done)
 
 
 def _unwritten(error: StoreError | None) -> None:

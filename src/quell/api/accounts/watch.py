@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 from quell.api import cookies
 from quell.api.accounts.told import Told
-from quell.api.asgi import Message, Scope, Send
+from quell.api.asgi import Message, Scope, Send, header
 
 
 def watched(scope: Scope, send: Send, told: Told) -> Send:
@@ -21,7 +22,12 @@ def watched(scope: Scope, send: Send, told: Told) -> Send:
             elif status < 400 and method in cookies.SAFE:
                 told.read(caller.actor)
             elif status < 400:
-                told.wrote(caller.actor, method, path)
+                told.wrote(caller.actor, method, path, _delivery(scope))
         await send(message)
 
     return noted
+
+
+def _delivery(scope: Scope) -> str:
+    """The id that a webhook's request carries (quell.controller.signatures)."""
+    return unquote((header(scope, b"webhook-id") or b"").decode("latin-1"))

@@ -67,12 +67,12 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     def withdrawn(agent: str) -> None:
         links.close(agent, "this machine enrolled anew")
-        controller.agent_withdrawn(agent)
+        controller.agent_withdrawn(agent, "this machine enrolled anew")
 
     @post(JOIN_PATH, summary="Enrol an agent; the join token is the proof", opt=needs(Permission.OPEN))
     async def enrol(data: JSONBody[JoinRequest], request: Request[Any, Any, Any]) -> Joined:
         try:
-            return await join(
+            joined = await join(
                 store,
                 data,
                 controller_key=controller.signing_key.public_key(),
@@ -83,5 +83,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         except LinkError as error:
             auth.failed(peer(cast("Scope", request.scope)))
             raise Refusal(403, str(error)) from error
+        controller.agent_joined(joined.agent)
+        return joined
 
     return [agents, join_token, enrol]

@@ -17,6 +17,7 @@ from litestar.response import Stream
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
+from quell.errors import StoreError
 from quell.model.audit import AuditEntry
 from quell.storage import audit, backup
 
@@ -28,7 +29,7 @@ _RETRY = 5.0
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
-    store = services.controller.store
+    store, configuring = services.controller.store, services.controller.happenings.configuring
     making = asyncio.Lock()
 
     @get(
@@ -53,7 +54,13 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
                 actor=request.scope["state"]["caller"].actor, verb="export", kind="backup", name=name, note="with keys"
             )
             await asyncio.wrap_future(store.submit(lambda connection: audit.append(connection, entry, now)))
-            _, file = await asyncio.to_thread(backup.make, store.path, now)
+            actor = request.scope["state"]["caller"].actor
+            try:
+                _, file = await asyncio.to_thread(backup.make, store.path, now)
+            except StoreError as error:
+                configuring.export_failed(actor, f"no backup could be made: {error}")
+                raise
+            configuring.exported(actor, "a backup", secrets=True)
         headers = {
             "content-length": str(os.fstat(file.fileno()).st_size),
             "content-disposition": f'attachment; filename="{name}"',

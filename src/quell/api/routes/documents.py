@@ -140,6 +140,8 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         if secrets:
             await with_secrets(request, "all" if kind is None else _kind(kind))
         text = await asyncio.to_thread(dump_yaml, [kept.thing for kept in found], secrets)
+        what = f"{len(found)} document{'s' if len(found) != 1 else ''}"
+        controller.happenings.configuring.exported(_caller(request).actor, what, secrets=secrets)
         return Response(text, media_type=YAML, headers={**etag(revision), "cache-control": "no-store"})
 
     @get("/v1/documents/{kind:str}/{name:path}", summary="One document", opt=needs(Permission.READ))
@@ -152,6 +154,7 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
             raise Refusal(404, f"no {key}")
         if secrets:
             await with_secrets(request, str(key))
+            controller.happenings.configuring.exported(_caller(request).actor, str(key), secrets=True)
         (told,) = shown([kept], secrets=secrets)
         return Response(told, headers=etag(kept.revision))
 
@@ -178,7 +181,7 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         unquarantine: _Unquarantine = False,
     ) -> Response[list[Change]]:
         wanted = Application(
-            documents=await _read(request),
+            documents=await _read(request, services.controller, dry_run=dry_run),
             source=source or "",
             prune=prune,
             take_over=take_over,
@@ -206,7 +209,7 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         unquarantine: _Unquarantine = False,
     ) -> Response[Change]:
         key = _key(kind, name)
-        documents = await _read(request)
+        documents = await _read(request, services.controller, dry_run=dry_run)
         _only(documents, key)
         wanted = Application(documents=documents, source=source or "", take_over=take_over, unquarantine=unquarantine)
         done = await _refused(
@@ -248,9 +251,14 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
     return [apply, put_document, delete_document]
 
 
-async def _read(request: _Call) -> Documents:
-    documents = await asyncio.to_thread(load_text, await request.body(), "")
-    refuse_nothing(documents)
+async def _read(request: _Call, controller: Controller, *, dry_run: bool) -> Documents:
+    try:
+        documents = await asyncio.to_thread(load_text, await request.body(), "")
+        refuse_nothing(documents)
+    except DocumentError as error:
+        if not dry_run:
+            controller.happenings.configuring.import_refused(_caller(request).actor, error.problems)
+        raise
     return documents
 
 
