@@ -117,7 +117,11 @@ def decided(event: Event, decision: Decision, flags: Sequence[Flag]) -> None:
     for record in decision.actions:
         _actions(type(record.action), record.status, record.reason).inc()
     for flag in flags:
-        _FLAGS.labels(flag.flag_class.value, flag.severity.value).inc()
+        flagged(flag)
+
+
+def flagged(flag: Flag) -> None:
+    _FLAGS.labels(flag.flag_class.value, flag.severity.value).inc()
 
 
 def command_ended(command: Command, outcome: Outcome, now: float) -> None:

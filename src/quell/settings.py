@@ -370,6 +370,25 @@ class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
             risk="As of allow_private, for these networks.",
         ),
     ] = ()
+    longest_wait: Annotated[
+        str,
+        setting(
+            "Longest wait between two attempts; the first is half a second, and each is twice the one before.",
+            unit=Unit.DURATION,
+            reason="A receiver that is back is noticed within a minute.",
+            risk="Too high keeps a receiver that is back waiting; too low asks one that is ill too often.",
+            least="1s",
+        ),
+    ] = "1m"
+    flag_after: Annotated[
+        str,
+        setting(
+            "How long an endpoint may fail before that raises an ops flag, at most one an hour.",
+            unit=Unit.DURATION,
+            reason="A restart of a receiver is over by then.",
+            risk="Too high leaves people without alarms they rely on; too low tells of every restart.",
+        ),
+    ] = "10m"
     give_up_after: Annotated[
         str,
         setting(

@@ -126,6 +126,17 @@ def sighted(store: Store) -> None:
     assert store.read(inventory.learned) == {"learned/shop": WRITTEN}
 
 
+def addressed(store: Store) -> None:
+    """Attempts and dead letters by endpoint; those of the first version have theirs from their ids."""
+    letters = store.read(dead_letters.counts)
+    assert letters == {"hook": 1, "soc": 1}
+    soc = store.read(lambda connection: deliveries.paged(connection, 10, None, endpoint="soc"))
+    assert [(one.event_id, one.status) for _, one in soc] == [("given-3", 500), ("given-2", 204)]
+    standings = store.read(lambda connection: deliveries.standings(connection, ("soc", "hook")))
+    assert standings["soc"].last_delivered == WRITTEN
+    assert [(one.failures, one.last_error) for one in standings.values()] == [(1, "HTTP 500"), (1, "410 Gone")]
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -133,6 +144,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     4: repeated,
     5: sourced,
     6: sighted,
+    7: addressed,
 }
 
 

@@ -33,6 +33,11 @@ kind: Group
 metadata: {name: shop}
 spec:
   criteria: [{key: namespace, op: "=", value: shop}]
+---
+apiVersion: quell.dev/v1
+kind: Webhook
+metadata: {name: soc}
+spec: {url: "https://127.0.0.1/hooks/quell", type: CloudEvents, default: true}
 """
 EVENT = {
     "id": "detector-7-4711",
@@ -159,6 +164,11 @@ STEPS = (
         },
     ),
     Step("quarantines", "GET", "/v1/quarantines"),
+    Step("endpoints", "GET", "/v1/webhooks"),
+    Step("endpoint", "GET", "/v1/webhooks/soc"),
+    Step("test_endpoint", "POST", "/v1/webhooks/soc/test"),
+    Step("replay_all", "POST", "/v1/webhooks/soc/replay"),
+    Step("discard_all", "POST", "/v1/webhooks/soc/discard"),
     Step("delivered", "GET", "/v1/webhooks/deliveries"),
     Step("dead", "GET", "/v1/webhooks/dead-letters"),
     Step(

@@ -47,6 +47,8 @@ DEFAULTS: dict[str, Any] = {
     "webhooks.allow_private": False,
     "webhooks.timeout": "5s",
     "webhooks.allow_networks": (),
+    "webhooks.longest_wait": "1m",
+    "webhooks.flag_after": "10m",
     "webhooks.give_up_after": "24h",
     "webhooks.proxy": "",
     "log.level": "info",

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ from quell.storage import (
 )
 from quell.storage.agents import Agent
 from quell.storage.dead_letters import DeadLetter
-from quell.storage.deliveries import Delivery
+from quell.storage.deliveries import Delivery, Standing
 from quell.storage.documents import Document
 from quell.storage.records import Entry, OutboxItem, Reject, Retention
 from quell.storage.store import Store
@@ -444,6 +445,77 @@ def test_deliveries_are_the_history_of_an_item(connection: sqlite3.Connection) -
         deliveries.insert(connection, delivery)
     assert deliveries.recent(connection, 2) == [history[2], history[1]]
     assert deliveries.of(connection, "a") == [history[0], history[2]]
+
+
+def test_deliveries_are_found_by_endpoint_event_and_what_they_came_to(connection: sqlite3.Connection) -> None:
+    for n, (event, endpoint, delivered) in enumerate(
+        [("e1", "w", False), ("e1", "v", True), ("e1/7", "w", True), ("e2", "w", True), ("e1", "w", True)]
+    ):
+        deliveries.insert(
+            connection,
+            Delivery(
+                id=f"{event}/webhook/{endpoint}",
+                endpoint=endpoint,
+                time=float(n),
+                attempt=1,
+                delivered=delivered,
+                event_id=event,
+            ),
+        )
+
+    def times(limit: int = 9, before: int | None = None, **wanted: Any) -> list[float]:
+        return [one.time for _, one in deliveries.paged(connection, limit, before, **wanted)]
+
+    assert times() == [4, 3, 2, 1, 0]
+    assert times(endpoint="w") == [4, 3, 2, 0]
+    assert times(event_id="e1") == [4, 1, 0]
+    assert times(event_id="e1", limit=2) == [4, 1]
+    assert times(event_id="e1", before=2) == [0]
+    assert times(delivered=False) == [0]
+    assert times(endpoint="w", event_id="e1", delivered=True) == [4]
+    assert times(event_id="e") == []
+
+
+def test_how_it_goes_with_an_endpoint_is_read_from_its_history(connection: sqlite3.Connection) -> None:
+    def went() -> Standing:
+        return deliveries.standings(connection, ["w"])["w"]
+
+    assert went() == Standing()
+    for n, delivered in enumerate((False, True, False, False)):
+        told = "" if delivered else f"failure {n}"
+        deliveries.insert(
+            connection,
+            Delivery(id="a", endpoint="w", time=float(n), attempt=n, delivered=delivered, explanation=told),
+        )
+        deliveries.insert(connection, Delivery(id="b", endpoint="v", time=50.0, attempt=1, delivered=True))
+        if n == 0:
+            assert went() == Standing(failures=1, failing_since=0.0, last_error="failure 0")
+        if n == 1:
+            assert went() == Standing(last_delivered=1.0)
+    assert went() == Standing(last_delivered=1.0, failures=2, failing_since=2.0, last_error="failure 3")
+
+
+def test_the_dead_letters_of_an_endpoint_are_sent_again_in_order_or_forgotten(connection: sqlite3.Connection) -> None:
+    for n in range(6):
+        name = "w" if n % 2 else "v"
+        item = OutboxItem(
+            id=f"e{n}/webhook/{name}", channel=f"webhook:{name}", body=b"{}", created=float(n), attempts=3
+        )
+        dead_letters.bury(connection, DeadLetter(item=item, time=float(n)))
+    assert dead_letters.counts(connection) == {"v": 3, "w": 3}
+    assert [letter.time for _, letter in dead_letters.paged(connection, 9, None, endpoint="w")] == [5, 3, 1]
+    assert dead_letters.replay_of(connection, "w", 60.0, 2) == 2
+    again = outbox.waiting(connection)
+    assert [(item.id, item.created, item.attempts) for item in again] == [
+        ("e1/webhook/w", 60.0, 0),
+        ("e3/webhook/w", 60.0, 0),
+    ]
+    discarded = dead_letters.discard(connection, "e0/webhook/v")
+    assert discarded is not None
+    assert discarded.endpoint == "v"
+    assert dead_letters.discard(connection, "e0/webhook/v") is None
+    assert dead_letters.discard_of(connection, "v", 9) == 2
+    assert dead_letters.counts(connection) == {"w": 1}
 
 
 def test_of_a_reject_the_beginning_is_kept(connection: sqlite3.Connection) -> None:

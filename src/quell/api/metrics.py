@@ -25,7 +25,7 @@ from quell.controller.delivery import CHANNEL
 from quell.controller.rulebook import name_of
 from quell.metrics import DECLARED, Declared
 from quell.model.rule import Rule
-from quell.storage import outbox
+from quell.storage import dead_letters, outbox
 from quell.storage.records import Statistics
 
 #: Label values to figures; () where there are no labels.
@@ -40,6 +40,8 @@ class Asked(Struct, frozen=True, kw_only=True):
     store: Statistics
     #: Items of the outbox by channel.
     waiting: Mapping[str, int]
+    #: By endpoint.
+    dead_letters: Mapping[str, int]
     documents: Figures
     rules: Figures
 
@@ -101,6 +103,18 @@ FIGURES = (
             for channel, count in asked.waiting.items()
             if channel.startswith(CHANNEL)
         },
+        "endpoint",
+    ),
+    _gauge(
+        "quell_webhook_failing_seconds",
+        "How long each endpoint has been failing: since the first attempt that failed after the last delivery. 0: it is not.",
+        lambda asked: {(name,): seconds for name, seconds in asked.controller.webhooks.failing().items()},
+        "endpoint",
+    ),
+    _gauge(
+        "quell_webhook_dead_letters",
+        "Deliveries that were given up and can be sent again.",
+        lambda asked: {(name,): count for name, count in asked.dead_letters.items()},
         "endpoint",
     ),
     _gauge(
@@ -182,6 +196,7 @@ class Metrics(Collector):
             links=self._links,
             store=store.statistics(),
             waiting=store.read(outbox.counts),
+            dead_letters=store.read(dead_letters.counts),
             documents=self._loaded[1],
             rules=self._loaded[2],
         )

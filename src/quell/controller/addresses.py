@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-
-import httpcore
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -84,18 +83,56 @@ def _carried(address: IPAddress) -> Iterable[ipaddress.IPv4Address]:
         yield ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
 
 
-async def permitted(host: str, port: int, *, allowed: Sequence[IPNetwork] = ()) -> list[str]:
+class Resolver:
+    """Looks names up in threads of its own, one a name at a time.
+
+    The few threads of the event loop are everybody's, and a name server that does not answer holds one for half a
+    minute: endpoints with such names would keep all others from being connected to.
+    """
+
+    def __init__(self) -> None:
+        self._looking: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """In the resolver's order, as texts. Raises OSError, UnicodeError. Whoever stops waiting leaves it to the next."""
+        key = (host, port)
+        found = self._looking.get(key)
+        if found is None:
+            loop = asyncio.get_running_loop()
+            found = self._looking[key] = loop.create_future()
+            found.add_done_callback(lambda future: future.cancelled() or future.exception())  # somebody may have gone
+            # A daemon: nobody waits for a name server when the process ends.
+            threading.Thread(target=self._look, args=(loop, key), name=f"resolve {host}", daemon=True).start()
+        return await asyncio.shield(found)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, key: tuple[str, int]) -> None:
+        found: list[str] | OSError | UnicodeError
+        try:
+            found = [str(where[0]) for *_, where in socket.getaddrinfo(*key, type=socket.SOCK_STREAM)]
+        except (OSError, UnicodeError) as error:
+            found = error
+        with suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(self._found, key, found)
+
+    def _found(self, key: tuple[str, int], found: list[str] | OSError | UnicodeError) -> None:
+        future = self._looking.pop(key)
+        if isinstance(found, list):
+            future.set_result(found)
+        else:
+            future.set_exception(found)
+
+
+async def permitted(
+    host: str, port: int, *, allowed: Sequence[IPNetwork] = (), resolver: Resolver | None = None
+) -> list[str]:
     """The addresses of a host that may be connected to, in the resolver's order.
 
-    allowed: networks an operator has opened. Raises OSError if the name does not resolve, AddressRefused if nothing
-    of what it resolves to is permitted.
+    allowed: networks an operator has opened. Raises OSError or UnicodeError if the name does not resolve, AddressRefused
+    if nothing of what it resolves to is permitted.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     good: list[str] = []
     refused: list[str] = []
-    for *_, where in found:
-        text = str(where[0])
+    for text in await (resolver or Resolver()).addresses(host, port):
         address = ipaddress.ip_address(text.partition("%")[0])
         reason = None if any(address in network for network in allowed) else refusal(address)
         if reason is None:
@@ -108,32 +145,3 @@ async def permitted(host: str, port: int, *, allowed: Sequence[IPNetwork] = ()) 
 
 
 EVERYWHERE: tuple[IPNetwork, ...] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
-
-
-class CheckedNetwork(httpcore.AsyncNetworkBackend):
-    """Opens the connections of an HTTP client, to permitted addresses only."""
-
-    def __init__(self, allowed: Sequence[IPNetwork] = ()) -> None:
-        self._allowed = tuple(allowed)
-        self._network = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the interface is httpcore's
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Raises AddressRefused, or httpcore's ConnectError and ConnectTimeout."""
-        try:
-            async with asyncio.timeout(timeout):
-                addresses = await permitted(host, port, allowed=self._allowed)
-        except TimeoutError as error:
-            raise httpcore.ConnectTimeout(f"{host}: the name did not resolve in time") from error
-        except (OSError, UnicodeError) as error:
-            raise httpcore.ConnectError(f"{host}: {error}") from error
-        for address in addresses[:-1]:
-            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
-        return await self._network.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)

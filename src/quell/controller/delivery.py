@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -17,13 +18,14 @@ from msgspec import Struct
 
 from quell import faults, metrics
 from quell.controller.addresses import IPNetwork
+from quell.controller.connections import Proxy
 from quell.controller.receivers import Answer, Receiver, Verdict, shown
 from quell.errors import StoreError
 from quell.model.decision import Outcome, OutcomeStatus, Reason
-from quell.model.rule import Webhook
+from quell.model.rule import Webhook, WebhookType
 from quell.storage import dead_letters, deliveries, outbox, outcomes
 from quell.storage.dead_letters import DeadLetter
-from quell.storage.deliveries import Delivery
+from quell.storage.deliveries import Delivery, Standing
 from quell.storage.records import OutboxItem
 from quell.storage.store import Store
 
@@ -42,10 +44,13 @@ class Pace(Struct, frozen=True, kw_only=True):
     timeout: float = 5.0
     #: Before the second attempt; doubled each time, less up to half of it at random.
     first_wait: float = 0.5
-    longest_wait: float = 300.0
-    attempts: int = 300
+    longest_wait: float = 60.0
+    #: A bound that only an hour-long Retry-After never reaches; what ends deliveries is their age.
+    attempts: int = 10_000
     #: Age at which it is given up.
     give_up_after: float = 86_400.0
+    #: An endpoint that has been failing for so long is flagged.
+    flag_after: float = 600.0
     #: Deliveries of an endpoint that wait in memory; the others wait on disk only.
     in_memory: int = 200
 
@@ -54,7 +59,7 @@ class Access(Struct, frozen=True, kw_only=True):
     """Where endpoints may lie, by the operator's settings."""
 
     networks: tuple[IPNetwork, ...] = ()
-    proxy: str = ""
+    proxy: Proxy | None = None
 
 
 class State(StrEnum):
@@ -62,23 +67,40 @@ class State(StrEnum):
     DELIVERING = "delivering"
     FAILING = "failing"
     DISABLED = "disabled"
+    #: There is no such endpoint any more; something was to go to it, or was given up.
+    DELETED = "deleted"
 
 
 class EndpointStatus(Struct, frozen=True, kw_only=True):
-    """How it goes with an endpoint, for people."""
+    """How it goes with an endpoint, for people. Times in epoch seconds."""
 
     name: str
+    #: None: deleted.
+    type: WebhookType | None
+    #: It gets what rules that name no endpoint ask for.
+    default: bool
+    #: It gets flags that do not name it.
+    flags: bool
     #: Scheme, host and port; the rest of a URL may be a secret.
     address: str
     state: State
     #: Deliveries in the outbox.
     waiting: int
+    #: Deliveries that were given up and can be sent again.
+    dead_letters: int
     #: Attempts that failed since the last delivery.
     failures: int
+    #: When the first of them did; None: the last attempt was a delivery, or there was none.
+    failing_since: float | None
     last_error: str
     last_delivered: float | None
     #: When the next attempt is due; None: as soon as something waits.
     next_attempt: float | None
+
+
+class Alarm(Protocol):
+    def __call__(self, line: Line, standing: Standing, *, lost: bool) -> None:
+        """An attempt failed, and the endpoint has been failing for long, or (lost) a delivery was given up for it."""
 
 
 class Line:
@@ -93,8 +115,13 @@ class Line:
         clock: Callable[[], float],
         pace: Pace,
         access: Access,
+        alarm: Alarm,
+        standing: Standing,
     ) -> None:
-        """Endpoint None: there is none of this name; what waits for it is given up with that reason."""
+        """Endpoint None: there is none of this name; what waits for it is given up with that reason.
+
+        alarm: told of each attempt that fails once somebody should know. standing: how it went before this start.
+        """
         self.name = name
         self.endpoint = endpoint
         self._store = store
@@ -112,17 +139,20 @@ class Line:
         self._changed = False
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._failures = 0
-        self._last_error = ""
-        self._last_delivered: float | None = None
+        self._alarm = alarm
+        self._standing = standing
         self._next_attempt: float | None = None
         self._task = asyncio.create_task(self._run(), name=f"webhook {name}")
 
     def set_endpoint(self, endpoint: Webhook | None) -> None:
         """From now on the endpoint is this. What waits is tried at once: the change may be the cure."""
         self.endpoint = endpoint
+        self._standing = msgspec.structs.replace(self._standing, failures=0, failing_since=None)
+        self.hurry()
+
+    def hurry(self) -> None:
+        """Try what waits at once: there is reason to think that it will be taken."""
         self._changed = True
-        self._failures = 0
         self._wake.set()
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
@@ -156,23 +186,37 @@ class Line:
         await asyncio.gather(self._task, return_exceptions=True)
         await self._disconnect()
 
-    def status(self, waiting: int) -> EndpointStatus:
-        """waiting: deliveries in the outbox, which only the store knows."""
-        endpoint = self.endpoint
-        if endpoint is None or not endpoint.enable:
-            state = State.DISABLED
-        elif self._failures:
-            state = State.FAILING
-        else:
-            state = State.DELIVERING if self._known else State.IDLE
+    @property
+    def state(self) -> State:
+        if self.endpoint is None:
+            return State.DELETED
+        if not self.endpoint.enable:
+            return State.DISABLED
+        if self._standing.failures:
+            return State.FAILING
+        return State.DELIVERING if self._known else State.IDLE
+
+    @property
+    def failing_since(self) -> float | None:
+        """Epoch seconds; None: it is not failing."""
+        return self._standing.failing_since if self.state is State.FAILING else None
+
+    def status(self, waiting: int, buried: int) -> EndpointStatus:
+        """waiting, buried: its deliveries in the outbox and its dead letters, which only the store knows."""
+        endpoint, standing = self.endpoint, self._standing
         return EndpointStatus(
             name=self.name,
-            address=shown(endpoint.url) if endpoint is not None else "",
-            state=state,
+            type=None if endpoint is None else endpoint.type,
+            default=endpoint is not None and endpoint.default,
+            flags=endpoint is not None and endpoint.filter.flags,
+            address="" if endpoint is None else shown(endpoint.url),
+            state=self.state,
             waiting=waiting,
-            failures=self._failures,
-            last_error=self._last_error,
-            last_delivered=self._last_delivered,
+            dead_letters=buried,
+            failures=standing.failures,
+            failing_since=self.failing_since,
+            last_error=standing.last_error,
+            last_delivered=standing.last_delivered,
             next_attempt=self._next_attempt,
         )
 
@@ -229,17 +273,28 @@ class Line:
         attempts = item.attempts + 1
         tried = msgspec.structs.replace(item, attempts=attempts)
         if answer.verdict is Verdict.DELIVERED:
-            self._failures, self._last_error, self._last_delivered = 0, "", self._clock()
+            if self._standing.failures:
+                _log.info("webhooks are delivered again", endpoint=self.name, failures=self._standing.failures)
+            self._standing = Standing(last_delivered=self._clock())
             self._settle(tried, OutcomeStatus.DONE, "", answer)
             return
-        self._failures += 1
-        self._last_error = answer.explanation
+        before = self._standing
+        self._standing = Standing(
+            last_delivered=before.last_delivered,
+            failures=before.failures + 1,
+            failing_since=now if before.failing_since is None else before.failing_since,
+            last_error=answer.explanation,
+        )
         _log.warning(
             "a webhook failed", endpoint=self.name, delivery=item.id, attempt=attempts, error=answer.explanation
         )
+        over = attempts >= self._pace.attempts or now - item.created >= self._pace.give_up_after
+        lost = over or answer.verdict is Verdict.NEVER
+        if lost or (self.failing_since is not None and now - self.failing_since >= self._pace.flag_after):
+            self._alarm(self, self._standing, lost=lost)
         if answer.verdict is Verdict.NEVER:
             self._give_up(tried, answer.explanation, answer)
-        elif attempts >= self._pace.attempts or now - item.created >= self._pace.give_up_after:
+        elif over:
             why = f"given up after {attempts} attempts in {now - item.created:.0f} s: {answer.explanation}"
             self._give_up(tried, why, answer)
         else:

@@ -6,14 +6,13 @@ SEMANTICS section 7. The log object has the fields that receivers of NeuVector's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from quell.model.action import Severity
 from quell.model.decision import Decision, Flag, FlagClass
 from quell.model.details import (
     AdmissionReview,
@@ -29,14 +28,8 @@ from quell.model.details import (
 from quell.model.event import Event, Kind, Level
 from quell.model.rule import Rule
 from quell.model.subject import Subject
+from quell.response.endpoints import LEVELS
 
-LEVELS: Mapping[Severity, Level] = {
-    Severity.CRITICAL: Level.CRITICAL,
-    Severity.HIGH: Level.ERROR,
-    Severity.MEDIUM: Level.WARNING,
-    Severity.LOW: Level.NOTICE,
-    Severity.INFO: Level.INFO,
-}
 _PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "sctp": 132}
 
 
@@ -68,7 +61,9 @@ def notice(event: Event, decision: Decision, rules: Sequence[Rule] = ()) -> Noti
     time = event.received if event.time is None else event.time
     comment = next((rule.comment for rule in rules if rule.comment), "")
     log = _opening(event.catalogue_name or event.name, event.level, time, subject)
-    log |= {"response_rule_id": rules[0].id} if rules and rules[0].id else {}
+    numbers = [rule.id for rule in rules if rule.id]
+    log |= {"response_rule_id": numbers[0]} if numbers else {}
+    log |= {"response_rule_ids": numbers} if len(numbers) > 1 else {}
     log |= _origin(subject) | fields
     record = msgspec.structs.replace(decision, near_misses=(), changes=())
     return Notice(

@@ -26,6 +26,7 @@ from quell.model.action import SendWebhook, SuppressLog
 from quell.model.decision import ActionRecord, Command, Decision, Flag, Status
 from quell.model.event import Event
 from quell.response.commands import commands
+from quell.response.endpoints import subscribers
 from quell.response.flags import flags
 from quell.response.quarantine import Release
 from quell.response.state import State
@@ -199,12 +200,10 @@ class Pipeline:
                     content = body(webhooks[name].type, notice(event, decision, asking))
                     items[identifier] = _delivery(identifier, name, content, event.id, now)
         for flag in raised:
-            subscribed = [] if flag.silent else [name for name, webhook in webhooks.items() if webhook.filter.flags]
-            for name in dict.fromkeys((*flag.webhooks, *subscribed)):
-                if name in webhooks and webhooks[name].enable:
-                    content = body(webhooks[name].type, flag_notice(flag))
-                    identifier = f"{flag.id}/webhook/{name}"
-                    items[identifier] = _delivery(identifier, name, content, event.id, now)
+            for name in subscribers(flag, webhooks):
+                content = body(webhooks[name].type, flag_notice(flag))
+                identifier = f"{flag.id}/webhook/{name}"
+                items[identifier] = _delivery(identifier, name, content, event.id, now)
         return list(items.values())
 
     def _fresh(

@@ -15,7 +15,7 @@ from quell.controller.numbering import numbered
 from quell.documents.hidden import restore
 from quell.documents.load import Documents, Thing
 from quell.documents.references import KINDS as REFERRED
-from quell.documents.references import check, references
+from quell.documents.references import check, references, silenced, untold
 from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, Problem
 from quell.model.audit import QUELL, Actor
 from quell.model.policy import Policy, Ruleset
@@ -172,8 +172,25 @@ def plan_apply(things: Mapping[Key, Kept], wanted: Application, edition: Edition
     warned: dict[Key, list[str]] = {}
     for policy, problem in pending:
         warned.setdefault(name_of(policy), []).append(problem.message)
+    for key, said in _unheard(after, steps):
+        warned.setdefault(key, []).append(said)
     steps = [_warned(step, warned.get(step.key, ())) for step in steps]
     return _finished(things, after, steps, edition, unquarantine=wanted.unquarantine)
+
+
+def _unheard(after: Mapping[Key, Kept], steps: Iterable[Step]) -> Iterator[tuple[Key, str]]:
+    """What is to tell somebody and tells nobody: among what is written, and what endpoints that are changed leave so."""
+    known = {kept.thing.name: kept.thing for kept in after.values() if isinstance(kept.thing, Webhook)}
+    for step in steps:
+        if step.after is not None and (said := untold(step.after.thing, known)):
+            yield step.key, said
+        was, now = step.before and step.before.thing, known.get(step.key.name)
+        if not isinstance(was, Webhook) or (now and now.enable and now.default is was.default):
+            continue
+        left = [str(name_of(thing)) for thing in silenced(_things(after).values(), {**known, was.name: was}, known)]
+        if left:
+            some = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+            yield step.key, f"nobody is told any more by {some} (no-endpoint)"
 
 
 def plan_delete(
@@ -194,6 +211,8 @@ def plan_delete(
         source = things[other].source
         again = (f"it belongs to source {source}, which may apply it again",) if source else ()
         steps.append(Step(key=other, verb=Verb.DELETED, before=things[other], warnings=again))
+    for other, said in _unheard(after, steps):
+        steps = [_warned(step, [said]) if step.key == other else step for step in steps]
     if key.kind == "Ruleset":
         users = [str(other) for other, kept in after.items() if key in _referred(kept.thing)]
         if users:

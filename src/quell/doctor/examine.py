@@ -23,6 +23,7 @@ CHECKS = (
     Check("disk space", _CONTROLLER, folder.room),
     Check("disk latency", _CONTROLLER, folder.latency),
     Check("port", _CONTROLLER, reach.port),
+    Check("webhooks", _CONTROLLER, reach.webhooks),
     Check("kubernetes", _CONTROLLER, machine.kubernetes),
     Check("kernel", _AGENT, kernel.version),
     Check("pidfd", _AGENT, kernel.pidfd),

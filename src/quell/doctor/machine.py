@@ -19,7 +19,7 @@ LIBRARIES = (
     "argon2-cffi",
     "cryptography",
     "google-re2",
-    "httpcore",
+    "h11",
     "httptools",
     "httpx",
     "jinja2",

@@ -117,6 +117,27 @@ def token(case: Case) -> Found:
     return ok(f"valid, the controller is version {version}", f"{why}.")
 
 
+def webhooks(case: Case) -> Found:
+    why = "What rules tell a webhook endpoint waits until it takes it, and is given up in the end"
+    if not case.token:
+        return warning("cannot be known without a token", f"{why}: give --token.")
+    try:
+        with Client(case.url, case.token.reveal(), timeout=_TIMEOUT) as client:
+            found = client.webhooks.all()
+    except Unreachable:
+        return warning(_UNSEEN, f"{why}.")
+    except ApiError as error:
+        return warning(f"cannot be known: {error}", f"{why}: give another --token.")
+    failing = [f"{one.name} fails ({one.last_error})" for one in found if one.state == "failing"]
+    letters = sum(one.dead_letters for one in found)
+    given_up = [f"{letters} deliveries were given up"] if letters else []
+    if failing or given_up:
+        return warning("; ".join(failing + given_up), f"{why}: `quell webhooks status`, test and replay.")
+    disabled = sum(one.state == "disabled" for one in found)
+    told = f", {disabled} of them disabled" if disabled else ""
+    return ok(f"{len(found)} endpoints{told}, none of them failing", f"{why}.")
+
+
 def skew(case: Case) -> Found:
     why = f"Events that seem to come from more than {_SKEW:g} s ahead, or from long ago, kill nothing"
     before = time.time()

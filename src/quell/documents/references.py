@@ -102,6 +102,38 @@ def check(
     return warnings
 
 
+def untold(thing: object, webhooks: Mapping[str, Webhook]) -> str:
+    """Why nobody is told of what a rule or policy is to tell; "": somebody is, or nothing is to be told."""
+    match thing:
+        case Rule() if not thing.disabled:
+            asked = [
+                {*thing.webhooks, *action.endpoints} for action in thing.actions if isinstance(action, SendWebhook)
+            ]
+        case Policy() if thing.enabled:
+            actions = [entry.action for entry in (*thing.default, *thing.actions) if entry.enabled]
+            asked = [set(action.endpoints) for action in actions if isinstance(action, SendWebhook)]
+        case _:
+            return ""
+    for named in asked:
+        if named and not any(webhooks[name].enable for name in named if name in webhooks):
+            disabled = ", ".join(sorted(named))
+            return f"nobody is told until it is enabled: {disabled} {'is' if len(named) == 1 else 'are'} disabled (no-endpoint)"
+        if not named and not any(webhook.default and webhook.enable for webhook in webhooks.values()):
+            return "nobody is told: it names no webhook, and no enabled one is marked default (no-endpoint)"
+    return ""
+
+
+def silenced(
+    things: Iterable[object], before: Mapping[str, Webhook], after: Mapping[str, Webhook]
+) -> list[Rule | Policy]:
+    """The rules and policies in force of which nobody is told any more, now that the endpoints are others."""
+    return [
+        thing
+        for thing in things
+        if isinstance(thing, Rule | Policy) and untold(thing, after) and not untold(thing, before)
+    ]
+
+
 def _of_action(action: Action, path: str) -> Iterator[Reference]:
     match action:
         case SendWebhook():

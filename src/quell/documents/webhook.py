@@ -33,11 +33,19 @@ _OPTIONAL = (
 _OWN_HEADERS = ("content-type", "content-length", "host", "webhook-id", "webhook-timestamp", "webhook-signature")
 
 
+#: What the API has at the place of an endpoint's name.
+_TAKEN = ("deliveries", "dead-letters")
+
+
 def read(document: Document) -> Webhook:
+    name = document.name()
+    if "/" in name or name in _TAKEN:
+        expected = f"a name without /, and not {' or '.join(_TAKEN)}"
+        document.metadata["name"].problem("the name is part of an address of the API", expected=expected, got=name)
     fields = document.spec.fields(("url",), _OPTIONAL)
     allow_http = fields.boolean("allow_http")
     return Webhook(
-        name=document.name(),
+        name=name,
         url=_url(fields["url"], allow_http=allow_http) if "url" in fields else "",
         type=fields.choice("type", WebhookType, WebhookType.JSON),
         enable=fields.boolean("enable", default=True),

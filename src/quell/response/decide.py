@@ -35,7 +35,7 @@ from quell.model.details import Deviation
 from quell.model.event import Event
 from quell.model.rule import Webhook
 from quell.model.subject import NetworkTarget, Target
-from quell.response.endpoints import Chosen, choose
+from quell.response.endpoints import Chosen, choose, unheard
 from quell.response.facts import last
 from quell.response.lease import Lease, later, lease_of
 from quell.response.safety import (
@@ -181,7 +181,8 @@ class _Deciding:
     def flag(self, action: MakeRedFlag | MakeOpsFlag, asks: list[Ask]) -> None:
         key = self._told_key()
         verdicts = [Verdict(ask, _audited(ask, self._restrained(ask, key))) for ask in asks]
-        self._record(action, verdicts)
+        skipped = [unheard(name, action.severity, self.webhooks) for name in action.webhooks]
+        self._record(action, verdicts, explanation="; ".join(filter(None, skipped)))
         self._told(_granted(verdicts), key)
 
     def tell(self, asks: list[Ask], suppressors: list[str]) -> None:

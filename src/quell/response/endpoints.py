@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from quell.model.decision import Ask
-from quell.model.event import Event
+from quell.model.action import Severity
+from quell.model.decision import Ask, Flag
+from quell.model.event import Event, Level
 from quell.model.rule import Webhook
+
+#: What a flag's severity is among the levels of events (SEMANTICS section 1, threat severities).
+LEVELS: Mapping[Severity, Level] = {
+    Severity.CRITICAL: Level.CRITICAL,
+    Severity.HIGH: Level.ERROR,
+    Severity.MEDIUM: Level.WARNING,
+    Severity.LOW: Level.NOTICE,
+    Severity.INFO: Level.INFO,
+}
 
 
 class Chosen(NamedTuple):
@@ -34,3 +44,28 @@ def choose(ask: Ask, webhooks: Mapping[str, Webhook], event: Event) -> Chosen:
         else:
             endpoints.append(name)
     return Chosen(tuple(endpoints), tuple(skipped))
+
+
+def subscribers(flag: Flag, webhooks: Mapping[str, Webhook]) -> list[str]:
+    """The endpoints that a flag goes to: those that its action names, and those that subscribe to flags."""
+    if flag.silent:
+        return []
+    subscribed = [name for name, webhook in webhooks.items() if webhook.filter.flags]
+    named = dict.fromkeys((*flag.webhooks, *subscribed))
+    return [name for name in named if not unheard(name, flag.severity, webhooks)]
+
+
+def unheard(name: str, severity: Severity, webhooks: Mapping[str, Webhook]) -> str:
+    """Why an endpoint does not get a flag of this severity, in one sentence; "": it does.
+
+    Its filter's categories are those of events: they say nothing of flags.
+    """
+    webhook = webhooks.get(name)
+    if webhook is None:
+        return f"there is no endpoint {name}"
+    if not webhook.enable:
+        return f"endpoint {name} is disabled"
+    least = webhook.filter.level
+    if least is not None and LEVELS[severity].rank < least.rank:
+        return f"endpoint {name} takes flags from level {least} on"
+    return ""

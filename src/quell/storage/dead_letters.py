@@ -19,6 +19,10 @@ class DeadLetter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: float
     explanation: str = ""
 
+    @property
+    def endpoint(self) -> str:
+        return self.item.channel.partition(":")[2]
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(DeadLetter).decode
@@ -28,8 +32,8 @@ def bury(connection: sqlite3.Connection, letter: DeadLetter) -> None:
     """Takes its item out of the outbox and keeps it here; one of the same id is replaced."""
     outbox.delete(connection, [letter.item.id])
     connection.execute(
-        "INSERT OR REPLACE INTO dead_letters (id, time, body) VALUES (?, ?, ?)",
-        (letter.item.id, letter.time, _encode(letter)),
+        "INSERT OR REPLACE INTO dead_letters (id, time, endpoint, body) VALUES (?, ?, ?, ?)",
+        (letter.item.id, letter.time, letter.endpoint, _encode(letter)),
     )
 
 
@@ -38,9 +42,45 @@ def replay(connection: sqlite3.Connection, item_id: str, now: float, expires: fl
     row = connection.execute("DELETE FROM dead_letters WHERE id = ? RETURNING body", (item_id,)).fetchone()
     if row is None:
         return None
-    item = msgspec.structs.replace(_decode(row[0]).item, created=now, expires=expires, attempts=0, due=now)
+    item = _anew(row[0], now, expires)
     outbox.insert(connection, [item])
     return item
+
+
+def replay_of(connection: sqlite3.Connection, endpoint: str, now: float, limit: int) -> int:
+    """Puts an endpoint's oldest letters, at most `limit`, back into the outbox in the order they were given up in.
+
+    Returns how many there were.
+    """
+    rows = connection.execute(
+        "SELECT n, body FROM dead_letters WHERE endpoint = ? ORDER BY n LIMIT ?", (endpoint, limit)
+    ).fetchall()
+    outbox.insert(connection, [_anew(body, now, None) for _, body in rows])
+    connection.executemany("DELETE FROM dead_letters WHERE n = ?", [(n,) for n, _ in rows])
+    return len(rows)
+
+
+def discard(connection: sqlite3.Connection, item_id: str) -> DeadLetter | None:
+    """Forgets it for good; returns it. None: there is no such letter."""
+    row = connection.execute("DELETE FROM dead_letters WHERE id = ? RETURNING body", (item_id,)).fetchone()
+    return None if row is None else _decode(row[0])
+
+
+def discard_of(connection: sqlite3.Connection, endpoint: str, limit: int) -> int:
+    """Forgets an endpoint's oldest letters, at most `limit`; returns how many there were."""
+    return connection.execute(
+        "DELETE FROM dead_letters WHERE n IN (SELECT n FROM dead_letters WHERE endpoint = ? ORDER BY n LIMIT ?)",
+        (endpoint, limit),
+    ).rowcount
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """How many there are, by endpoint."""
+    return dict(connection.execute("SELECT endpoint, count(*) FROM dead_letters GROUP BY endpoint").fetchall())
+
+
+def _anew(body: bytes, now: float, expires: float | None) -> OutboxItem:
+    return msgspec.structs.replace(_decode(body).item, created=now, expires=expires, attempts=0, due=now)
 
 
 def get(connection: sqlite3.Connection, item_id: str) -> DeadLetter | None:
@@ -53,9 +93,13 @@ def recent(connection: sqlite3.Connection, limit: int) -> list[DeadLetter]:
     return [each for _, each in paged(connection, limit, None)]
 
 
-def paged(connection: sqlite3.Connection, limit: int, before: int | None) -> list[tuple[int, DeadLetter]]:
-    """Newest first, each with its number; only those with a lower number than `before`."""
+def paged(
+    connection: sqlite3.Connection, limit: int, before: int | None, *, endpoint: str | None = None
+) -> list[tuple[int, DeadLetter]]:
+    """Newest first, each with its number; only those with a lower number than `before`, and of `endpoint` if given."""
     rows = connection.execute(
-        "SELECT n, body FROM dead_letters WHERE ?1 IS NULL OR n < ?1 ORDER BY n DESC LIMIT ?2", (before, limit)
+        "SELECT n, body FROM dead_letters WHERE (?1 IS NULL OR n < ?1) AND (?3 IS NULL OR endpoint = ?3)"
+        " ORDER BY n DESC LIMIT ?2",
+        (before, limit, endpoint),
     )
     return [(n, _decode(body)) for n, body in rows]

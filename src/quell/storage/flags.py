@@ -22,6 +22,17 @@ def rows(found: Iterable[Flag]) -> tuple[str, bytes] | tuple[None, None]:
     return packed.pack(((flag.id, flag.time), _encode(flag)) for flag in found)
 
 
+def insert(connection: sqlite3.Connection, found: Iterable[Flag]) -> None:
+    packed.run(connection, INSERT, rows(found))
+
+
+def raised_since(connection: sqlite3.Connection, prefix: str, time: float) -> bool:
+    """Whether a flag whose id begins with prefix/ was raised after that moment."""
+    # "0" is the character after "/".
+    sql = "SELECT 1 FROM flags WHERE id > ?1 || '/' AND id < ?1 || '0' AND time > ?2 LIMIT 1"
+    return connection.execute(sql, (prefix, time)).fetchone() is not None
+
+
 def get(connection: sqlite3.Connection, flag_id: str) -> Flag | None:
     row = connection.execute("SELECT body FROM flags WHERE id = ?", (flag_id,)).fetchone()
     return None if row is None else _decode(row[0])
