@@ -59,3 +59,31 @@ def test_the_position_is_the_first_byte_that_does_not_fit() -> None:
     position = body.index(b"oops")
     assert refused.value.more == {"position": position, "line": 3, "column": 8}
     assert f"at byte {position} (line 3, column 8)" in refused.value.detail
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "text/json", JSON, None])
+def test_a_file_may_be_posted_under_the_type_that_programs_guess(kind: str | None) -> None:
+    assert list(split(b' {\n"a": 1}', kind, posted_files=True).numbered()) == [(1, b' {\n"a": 1}')]
+    lines = split(b'{"a": 1}\n{"b": 2}\n', kind, posted_files=True)
+    assert list(lines.numbered()) == [(1, b'{"a": 1}'), (2, b'{"b": 2}')]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"a=1", "application/x-www-form-urlencoded"),
+        (b"--x\r\n", "multipart/form-data; boundary=x"),
+        (b"{}", "text/html"),
+    ],
+)
+def test_what_is_no_posted_file_is_told_how_to_be_one(body: bytes, kind: str) -> None:
+    with pytest.raises(Refusal, match="curl --data-binary @FILE") as refused:
+        split(body, kind, posted_files=True)
+    assert refused.value.status == 415
+
+
+def test_an_array_may_be_one_element() -> None:
+    assert list(split(b"[1, 2]", JSON, whole=True).numbered()) == [(1, b"[1, 2]")]
+    assert list(split(b"[1]\n[2]", LINES, whole=True).numbered()) == [(1, b"[1]"), (2, b"[2]")]
+    whole = split(b"[" + b" " * MAX_ARRAY + b"]", JSON, whole=True)
+    assert not whole.several

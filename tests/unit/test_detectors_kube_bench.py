@@ -122,6 +122,10 @@ def test_a_benchmark_of_docker_has_its_letter() -> None:
         ({"SchemaVersion": 2}, "got an object with SchemaVersion"),
         ([{"tests": []}, {}], "[1]: Object missing required field `tests`"),
         ({"Controls": [5]}, "Controls[0]: Expected `object`, got `int`"),
+        (
+            {"quell": {"container": "4f"}, "document": {}},
+            "container: no such document can be given one; there are cluster, machine_id, node, time",
+        ),
         (control(status=1), "Expected `str`, got `int` - at `$.tests[0].results[0].status`"),
         (control(test_number=None), "Expected `str`, got `null` - at `$.tests[0].results[0].test_number`"),
     ],

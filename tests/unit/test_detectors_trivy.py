@@ -422,7 +422,8 @@ def test_the_operator_names_an_image_as_its_registry_does() -> None:
         ({"kind": "VulnerabilityReport", "metadata": {}}, "missing required field `report`"),
         ({"kind": "ClusterComplianceReport", "metadata": {}, "status": {}}, "the report has no results yet"),
         ({"verb": "update", "operatorObject": {}}, "got an empty object"),
-        ({"verb": "update", "operatorObject": [[1]]}, "expected an object, got an array in an array"),
+        ({"verb": "update", "operatorObject": [[1]]}, "expected a report, got an array in an array"),
+        ({"kind": "List", "items": [{"kind": "List", "items": []}]}, "items[0]: expected a report, got a list"),
         ({"ClusterName": "x", "Resources": {}}, "Expected `array`, got `object` - at `$.Resources`"),
     ],
 )

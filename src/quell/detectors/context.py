@@ -87,11 +87,18 @@ def opened(line: bytes) -> tuple[bytes, Context]:
     return bytes(envelope.document), envelope.quell
 
 
-def gathered(line: bytes, context: Context) -> tuple[bytes, Context]:
-    """The document, and what came with it in its envelope and beside it. EventError: the two contradict each other."""
+def gathered(line: bytes, context: Context, takes: frozenset[str] | None = None) -> tuple[bytes, Context]:
+    """The document, and what came with it in its envelope and beside it.
+
+    takes: the words that an envelope may have, None: all. EventError: it has another, or the two contradict each other.
+    """
     document, inside = opened(line)
     if inside == NOTHING:
         return document, context
+    if takes is not None:
+        for word in Context.__struct_fields__:
+            if word not in takes and getattr(inside, word) is not None:
+                raise EventError(f"{word}: no such document can be given one; there are {', '.join(sorted(takes))}")
     both = {}
     for word in Context.__struct_fields__:
         within, beside = getattr(inside, word), getattr(context, word)

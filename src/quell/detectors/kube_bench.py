@@ -54,7 +54,7 @@ class KubeBench:
 
     def split(self, document: bytes, context: Context) -> Sequence[Part]:
         """One part for each kind of node."""
-        document, context = gathered(document, context)
+        document, context = gathered(document, context, self.takes)
         place = "Controls"
         if is_array(document):
             place, controls = "", elements(document)

@@ -41,11 +41,13 @@ _KINDS = (*sorted(WITH_VULNERABILITIES | WITH_CHECKS), WITH_SECRETS, WITH_CONTRO
 def parts_of(document: bytes, *, nested: bool = False) -> Iterator[Part]:
     if is_array(document):
         if nested:
-            raise EventError("expected an object, got an array in an array")
+            raise EventError("expected a report, got an array in an array")
         yield from _of_array(document)
         return
     found = members(document)
     kind = word(found.get("kind"))
+    if nested and ("operatorObject" in found or kind.endswith("List")):
+        raise EventError("expected a report, got a list of them in another")
     if "operatorObject" in found:
         yield from _of_webhook(found)
     elif kind.endswith("List") and "items" in found:
@@ -72,7 +74,7 @@ def is_spec(found: Mapping[str, Raw]) -> bool:
 
 
 def is_report(found: Mapping[str, Raw]) -> bool:
-    return not found.keys().isdisjoint(("SchemaVersion", "ArtifactName", "ArtifactType", "Results"))
+    return not found.keys().isdisjoint(("SchemaVersion", "ArtifactName", "ArtifactType"))
 
 
 def check_kind(kind: str) -> None:

@@ -57,7 +57,7 @@ class Event(Struct, frozen=True, gc=False, kw_only=True):
     time: float | None
     #: When Quell took it in.
     received: float
-    #: The detector: a key of quell.detectors.DETECTORS (falco, native, sensor, quell).
+    #: The detector: a key of quell.detectors.DETECTORS (falco, native, trivy, quell, ...).
     source: str
     category: Category
     #: The detector's own name for it, such as a Falco rule's name or a catalogue name.
