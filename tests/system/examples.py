@@ -107,6 +107,48 @@ KUBE_BENCH = {
         }
     ]
 }
+AUDIT = {
+    "kind": "EventList",
+    "apiVersion": "audit.k8s.io/v1",
+    "items": [
+        {
+            "level": "Metadata",
+            "auditID": "6f1c3d0a-0000-4000-8000-000000000001",
+            "stage": "ResponseComplete",
+            "requestURI": "/api/v1/namespaces/shop/pods",
+            "verb": "create",
+            "user": {"username": "alice"},
+            "objectRef": {"resource": "pods", "namespace": "shop", "name": "cart", "apiVersion": "v1"},
+            "responseStatus": {
+                "status": "Failure",
+                "message": 'admission webhook "images.example" denied the request: the tag is latest',
+                "code": 403,
+            },
+            "requestReceivedTimestamp": "2026-09-10T00:26:40.104211Z",
+            "stageTimestamp": "2026-09-10T00:26:40.118904Z",
+            "annotations": {"authorization.k8s.io/decision": "allow"},
+        }
+    ],
+}
+EVE = {
+    "timestamp": "2026-09-10T00:26:40.104211+0000",
+    "flow_id": 1700000000000003,
+    "event_type": "alert",
+    "src_ip": "10.244.1.17",
+    "src_port": 41003,
+    "dest_ip": "198.51.100.7",
+    "dest_port": 80,
+    "proto": "TCP",
+    "alert": {
+        "action": "allowed",
+        "gid": 1,
+        "signature_id": 2006446,
+        "rev": 11,
+        "signature": "ET WEB_SERVER Possible SQL Injection Attempt UNION SELECT",
+        "category": "Web Application Attack",
+        "severity": 1,
+    },
+}
 
 
 class Step(Struct, frozen=True):
@@ -125,6 +167,8 @@ STEPS = (
     Step("send_falco_events", "POST", "/v1/events/falco", FALCO),
     Step("send_trivy_events", "POST", "/v1/events/trivy?node=node-1", TRIVY),
     Step("send_kube_bench_events", "POST", "/v1/events/kube-bench?node=node-1", KUBE_BENCH),
+    Step("send_k8s_audit_events", "POST", "/v1/events/k8s-audit?cluster=prod", AUDIT),
+    Step("send_suricata_events", "POST", "/v1/events/suricata?node=node-1", EVE),
     Step("events", "GET", "/v1/events?limit=1"),
     Step("event", "GET", "/v1/events/detector-7-4711"),
     Step("flags", "GET", "/v1/flags"),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from fnmatch import fnmatchcase
 
+import msgspec
+
 from quell.api.problem import Refusal
 from quell.detectors import Detector
+from quell.detectors.context import Context
 from quell.errors import EventError
 from quell.model.event import Event
 from quell.storage.tokens import Binding
@@ -54,3 +57,14 @@ class Bound:
             raise OutOfBinding(
                 f"token {self._token} may send about {word}s {', '.join(allowed)}, the event is about {named[:253]}"
             )
+
+
+def implied(context: Context, binding: Binding, takes: frozenset[str]) -> Context:
+    """The context with the cluster of a token that is bound to exactly one.
+
+    kube-apiserver can send neither parameters nor headers of one's own: its token is all that can say whose events it posts.
+    """
+    clusters = binding.clusters
+    if "cluster" not in takes or context.cluster is not None or len(clusters) != 1 or set("*?[") & set(clusters[0]):
+        return context
+    return msgspec.structs.replace(context, cluster=clusters[0])

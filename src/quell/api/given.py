@@ -12,14 +12,19 @@ from quell.detectors.context import Context
 from quell.errors import Problem
 
 
-def given(query: bytes, takes: frozenset[str]) -> Context:
-    """The parameters of a query. takes: the words there are. Refusal 400 for others, one given twice, or a wrong value."""
+def given(query: bytes, takes: frozenset[str], ignored: frozenset[str] = frozenset()) -> Context:
+    """The parameters of a query. takes: the words there are. ignored: those that the sender adds without a meaning here.
+
+    Refusal 400 for others, one given twice, or a wrong value.
+    """
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=100)
     except ValueError as error:
         raise Refusal(400, "the query cannot be read: expected name=value, percent-encoded UTF-8") from error
     said: dict[str, str] = {}
     for word, value in pairs:
+        if word in ignored:
+            continue
         if word not in takes:
             there = f"there are {', '.join(sorted(takes))}" if takes else "there are none here"
             problem = Problem(

@@ -23,12 +23,12 @@ from prometheus_client import Counter
 from quell.api.asgi import Receive, Scope, Send, header, peer, respond
 from quell.api.auth import Auth
 from quell.api.batch import Batch, split
-from quell.api.binding import Bound, OutOfBinding
+from quell.api.binding import Bound, OutOfBinding, implied
 from quell.api.given import given
 from quell.api.problem import Refusal, refusal, unforeseen
 from quell.api.unpack import Disconnected, read_body, unpack
-from quell.detectors import POSTED, Detector, Divided, Part
-from quell.detectors.context import NOTHING, Context
+from quell.detectors import POSTED, Detector, Divided
+from quell.detectors.context import NOTHING, Context, Part, Skipped
 from quell.detectors.likeness import looks_like
 from quell.errors import EventError, QuellError
 from quell.ids import uuid7
@@ -42,6 +42,10 @@ ROUTES: dict[str, Detector] = {
 }
 #: Those of them whose documents are cut into events first.
 DIVIDED = {path: detector for path, detector in ROUTES.items() if isinstance(detector, Divided)}
+#: Parameters that a tool adds to its posts and that say nothing here: kube-apiserver, how long it waits for the answer.
+_MEANINGLESS = {"/v1/events/k8s-audit": frozenset(("timeout",))}
+#: Reasons for skipping that a receipt tells apart.
+_MAX_REASONS = 100
 #: Bytes of a reject that are kept in memory until it is written; the store keeps no more.
 _KEPT_BYTES = 16 << 10
 #: Bytes of a body above which documents are read in a thread, and how many bodies are at a time: each takes some times
@@ -54,6 +58,9 @@ _HEADERS = [(b"content-type", b"application/json")]
 
 TAKEN = Counter("quell_events_taken", "Events on disk with their decisions.", ["detector"])
 REJECTED = Counter("quell_events_rejected", "Lines that were sent as events and are none.", ["detector"])
+SKIPPED = Counter(
+    "quell_events_skipped", "What was sent beside events and is none, such as logs of flows.", ["detector"]
+)
 REFUSED = Counter("quell_ingest_requests_refused", "Requests of which nothing was taken.", ["status"])
 _TAKEN_BY = {detector.name: TAKEN.labels(detector.name) for detector in ROUTES.values()}
 
@@ -83,6 +90,8 @@ class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rejected: list[Rejected]
     #: What was found in documents that is no event of Quell's and was left.
     notes: list[str] = []
+    #: What was sent beside events and is none, such as logs of flows: how often, by reason.
+    skipped: dict[str, int] = {}
 
 
 class _Read(Struct):
@@ -91,6 +100,7 @@ class _Read(Struct):
     events: list[Event] = []
     rejects: list[Reject] = []
     notes: list[str] = []
+    skipped: dict[str, int] = {}
     #: How many of the rejects are refused only because of whose token it is.
     foreign: int = 0
 
@@ -135,7 +145,13 @@ class Ingest:
         if caller.binding is not None:
             detector = Bound(detector, caller.binding, caller.name)
         query = scope["query_string"]
-        context = given(query, frozenset() if divided is None else divided.takes) if query else NOTHING
+        context = NOTHING
+        if divided is not None:
+            context = given(query, divided.takes, _MEANINGLESS.get(path, frozenset())) if query else NOTHING
+            if caller.binding is not None:
+                context = implied(context, caller.binding, divided.takes)
+        elif query:
+            given(query, frozenset())
         content_type, encoding = header(scope, b"content-type"), header(scope, b"content-encoding")
         sent = await read_body(scope, receive, self._limits.max_body)
         text = sent if encoding is None else await unpack(sent, encoding, self._limits.max_unpacked)
@@ -170,10 +186,12 @@ class Ingest:
             _TAKEN_BY[detector.name].inc(len(ids))
         if found.rejects:
             await self._keep(found.rejects)
+        if found.skipped:
+            SKIPPED.labels(detector.name).inc(sum(found.skipped.values()))
         rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in found.rejects]
-        if rejected and not ids:
+        if rejected and not ids and not found.skipped:
             raise _nothing_taken(several, rejected, found.notes, forbidden=found.foreign == len(rejected))
-        return _encode(Receipt(ids=ids, rejected=rejected, notes=found.notes))
+        return _encode(Receipt(ids=ids, rejected=rejected, notes=found.notes, skipped=found.skipped))
 
     def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> _Read:
         """Each element is one event."""
@@ -197,6 +215,11 @@ class Ingest:
         largest = self._limits.max_report if divided.is_report else self._limits.max_event
         for number, document in batch.numbered():
             for part in self._parts(divided, document, context, largest):
+                if isinstance(part, Skipped):
+                    known = part.reason in found.skipped or len(found.skipped) < _MAX_REASONS
+                    reason = part.reason if known else "other reasons"
+                    found.skipped[reason] = found.skipped.get(reason, 0) + 1
+                    continue
                 if isinstance(part, str):
                     found.notes.append(f"element {number}: {part}" if batch.several else part)
                     continue

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from quell import __version__
 from quell.api.asgi import Scope, Send, header, respond
-from quell.api.ingest import REFUSED, REJECTED, TAKEN
+from quell.api.ingest import REFUSED, REJECTED, SKIPPED, TAKEN
 from quell.api.link import AgentLinks
 from quell.controller.controller import Controller
 from quell.controller.delivery import CHANNEL
@@ -166,7 +166,7 @@ def _made(counter: Counter, *labels: str) -> Declared:
 
 
 #: Counted in quell.api.ingest.
-_INGEST = (_made(TAKEN, "detector"), _made(REJECTED, "detector"), _made(REFUSED, "status"))
+_INGEST = (_made(TAKEN, "detector"), _made(REJECTED, "detector"), _made(SKIPPED, "detector"), _made(REFUSED, "status"))
 
 
 class Metrics(Collector):

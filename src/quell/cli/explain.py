@@ -86,11 +86,11 @@ def _imagine(files: list[str], event_file: str, detector: str, *, near_misses: b
 def _only(detector: Detector, document: bytes) -> Event:
     """The one event of a document. EventError: it is none, or holds several."""
     from quell.detectors import Divided
-    from quell.detectors.context import NOTHING
+    from quell.detectors.context import NOTHING, Skipped
 
     if not isinstance(detector, Divided):
         return detector.decode(document, id=None, received=time.time())
-    parts = [part for part in detector.split(document, NOTHING) if not isinstance(part, str)]
+    parts = [part for part in detector.split(document, NOTHING) if not isinstance(part, (str, Skipped))]
     for part in parts:
         if isinstance(part, EventError):
             raise part

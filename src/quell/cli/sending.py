@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,17 +65,19 @@ def _send(
     ids: list[str] = []
     rejected: list[Rejected] = []
     notes: list[str] = []
+    skipped: Counter[str] = Counter()
     done = 0
     for first, batch in _batches(body):
         receipt = client.events.send(batch, detector=detector, context=context)
         ids += receipt.ids
         notes += receipt.notes
+        skipped.update(receipt.skipped)
         rejected += [
             Rejected(line=one.line + first, reason=one.reason, position=one.position) for one in receipt.rejected
         ]
         done += len(batch)
         told(done, len(body))
-    return Receipt(ids=ids, rejected=rejected, notes=notes)
+    return Receipt(ids=ids, rejected=rejected, notes=notes, skipped=dict(skipped))
 
 
 def _batches(body: bytes) -> Iterator[tuple[int, bytes]]:
@@ -116,6 +119,8 @@ def _tell(sent: Sent, *, several: bool, quiet: bool) -> None:
         print(f"{where}line {reject.line}: {visible(reject.reason)}", file=sys.stderr)
     for note in sent.receipt.notes:
         print(f"{where}note: {visible(note)}", file=sys.stderr)
+    for reason, count in sent.receipt.skipped.items():
+        print(f"{where}skipped: {count} of {visible(reason)}", file=sys.stderr)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
     rejected: list[Rejected] = []
     #: What was found in documents that is no event of Quell's and was left.
     notes: list[str] = []
+    #: What was sent beside events and is none, such as logs of flows: how often, by reason.
+    skipped: dict[str, int] = {}
 
 
 class Events:

@@ -16,9 +16,11 @@ from typing import Protocol, runtime_checkable
 from quell.detectors.context import Context, Part
 from quell.detectors.falco import Falco
 from quell.detectors.kube_bench import KubeBench
+from quell.detectors.kubernetes_audit import KubernetesAudit
 from quell.detectors.native import Native
 from quell.detectors.own import Own
 from quell.detectors.sensor import Sensor
+from quell.detectors.suricata import Suricata
 from quell.detectors.trivy import Trivy
 from quell.model.event import Event
 
@@ -68,8 +70,10 @@ class Divided(Detector, Protocol):
 #: Those that may be posted to, at /v1/events/<name>; native events at /v1/events.
 POSTED: Mapping[str, Detector] = {
     "falco": Falco(),
+    "k8s-audit": KubernetesAudit(),
     "kube-bench": KubeBench(),
     "native": Native(),
+    "suricata": Suricata(),
     "trivy": Trivy(),
 }
 DETECTORS: Mapping[str, Detector] = {

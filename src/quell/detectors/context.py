@@ -20,9 +20,16 @@ from quell.detectors.line import read
 from quell.errors import EventError
 from quell.model.subject import Container, Pod, Subject
 
-#: What a document was cut into: the bytes of an event, what cannot be read and why, or (as a text) what was found in it
-#: that is no event of ours and is left, for the sender to know.
-Part = bytes | EventError | str
+
+class Skipped(Struct, frozen=True):
+    """Something that is sent along and is no finding, such as the log of a flow. The receipt counts it by its reason."""
+
+    reason: str
+
+
+#: What a document was cut into: the bytes of an event, what cannot be read and why, what is left out by the way, or (as
+#: a text) what else was found in it that is no event of ours and is left, for the sender to know.
+Part = bytes | EventError | Skipped | str
 
 _Word = Annotated[str, Meta(min_length=1, max_length=1024)]
 
