@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from datetime import UTC, datetime
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from quell.detectors import DETECTORS
+from quell.detectors import DETECTORS, Divided
 from quell.detectors.context import NOTHING, Context
 from quell.detectors.kube_bench import KubeBench
 from quell.detectors.likeness import looks_like
+from quell.detectors.produces import produced_by
 from quell.errors import EventError
 from quell.model.details import ComplianceItem, ComplianceReport
 from quell.model.event import Category, Event, Level
@@ -191,6 +193,19 @@ def test_every_sample() -> None:
         for event in events:
             assert event.level is (Level.WARNING if failed(event) else Level.INFO)
             assert (event.time, event.subject) == (None, Subject(node="worker-1"))
+
+
+@pytest.mark.parametrize("name", ["trivy", "kube-bench"])
+def test_the_catalogue_names_of_its_events_are_those_it_says_it_makes(name: str) -> None:
+    detector = DETECTORS[name]
+    assert isinstance(detector, Divided)
+    made = set()
+    for file in sorted((INPUTS / name).glob("*.json")):
+        for context in (NOTHING, Context(node="worker-1")):
+            with contextlib.suppress(EventError):
+                parts = [part for part in detector.split(file.read_bytes(), context) if isinstance(part, bytes)]
+                made |= {detector.decode(part, id=None, received=1.0).catalogue_name for part in parts}
+    assert made - {None} == produced_by(name) - {"Compliance.Test.Name"}
 
 
 def test_whose_format_a_document_seems_to_be() -> None:

@@ -49,6 +49,7 @@ _control = msgspec.json.Decoder(Control)
 class KubeBench:
     name = "kube-bench"
     about = "a report of kube-bench (--json)"
+    produces = ("Compliance.Host.Violation", "Compliance.Test.Name")
     takes = frozenset(("cluster", "node", "machine_id", "time"))
     is_report = True
 

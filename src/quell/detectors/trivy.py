@@ -75,6 +75,11 @@ _first_schema = msgspec.json.Decoder(list[Result])
 class Trivy:
     name = "trivy"
     about = "a report of Trivy (--format json) or of its operator"
+    produces = (
+        *_NAMES.values(),
+        *(f"Compliance.{scope}.Violation" for scope in _SCOPES.values()),
+        "Compliance.Test.Name",
+    )
     takes = frozenset(Context.__struct_fields__)
     is_report = True
 
