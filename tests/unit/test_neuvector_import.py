@@ -11,6 +11,7 @@ from tests.system.command import quell
 from quell.documents.load import load_text
 from quell.documents.neuvector_import import Imported, import_text
 from quell.errors import DocumentError
+from quell.matching.patterns import glob
 from quell.model.rule import Criterion, Group, Rule
 
 INPUTS = Path(__file__).parents[1] / "inputs"
@@ -73,6 +74,16 @@ def test_ids_of_others_ranges_are_new() -> None:
 def test_what_changes_is_said(one: Imported, told: str) -> None:
     assert one.thing is not None
     assert any(told in change for change in one.changes), one.changes
+
+
+@pytest.mark.parametrize("value", ["nc*", "a?", "[x]", "D.[1-5].*", "plain"])
+def test_letters_stay_letters(value: str) -> None:
+    for type_, event in (("process", "security-event"), ("name", "compliance"), ("cve-name", "cve-report")):
+        rule = with_condition(type_, value, event).thing
+        assert isinstance(rule, Rule)
+        written = rule.criteria[0].values[0]
+        assert glob(written).matches(value)
+        assert not any(glob(written).matches(other) for other in ("ncat", "ab", "x", "D.4.1") if other != value)
 
 
 def test_what_keeps_its_meaning_is_not_talked_about() -> None:

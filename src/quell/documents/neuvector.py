@@ -1,12 +1,13 @@
 """NeuVector's custom resource for a response rule, read with the meaning that it has there.
 
-Where a bare count with a fix means "at least" there and "more than" here (SEMANTICS section 3), it is stored as >=N.
-What then still differs is said as a warning. Source: neuvector/neuvector, controller/cache/response.go and
+Where a bare count with a fix means "at least" there and "more than" here (SEMANTICS section 3), it is stored as >=N, and
+what would be a glob here as one that means its letters. What then still differs is said as a warning. Source: neuvector/neuvector, controller/cache/response.go and
 controller/rest/response.go.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 
@@ -21,6 +22,8 @@ from quell.model.event import Category
 from quell.model.rule import Criterion, Rule
 
 _REQUIRED = ("policy_name", "event", "actions")
+_LETTERS = frozenset(("name", "process", "cve-name"))
+_GLOB_SIGN = re.compile(r"[*?[]")
 _OPTIONAL = ("group", "conditions", "comment", "disable", "webhooks")
 
 
@@ -40,11 +43,21 @@ def read(document: Document) -> Rule | None:
     read_rule = rule.read_fields(document, outer["rule"], fields, document.name(), counts_at_least=True)
     if read_rule is None:
         return None
+    read_rule = msgspec.structs.replace(read_rule, criteria=tuple(map(_literal, read_rule.criteria)))
     for told in differences(read_rule):
         outer["rule"].warn(told)
     if federal:
         return msgspec.structs.replace(read_rule, cfg_type=rule.CfgType.FEDERAL.value)
     return read_rule
+
+
+def _literal(criterion: Criterion) -> Criterion:
+    """Names are compared letter by letter there: *, ? and [ mean themselves, each as a set of one."""
+    if criterion.type not in _LETTERS or not any(map(is_glob, criterion.values)):
+        return criterion
+    return msgspec.structs.replace(
+        criterion, values=tuple(_GLOB_SIGN.sub(r"[\g<0>]", value) for value in criterion.values)
+    )
 
 
 def differences(imported: Rule) -> tuple[str, ...]:
@@ -81,8 +94,9 @@ def _of_value(type_: str, value: str, category: Category) -> Iterator[str]:
         yield from _of_level(value)
     elif type_ == "process" and "/" in value:
         yield f"{told} is compared with the process's name there, which has no slash; here with its executable's path"
-    if type_ in ("name", "process", "cve-name") and is_glob(value):
-        yield f"{told} is compared letter by letter there; here *, ? and [ ] stand for other characters"
+    if type_ in _LETTERS and is_glob(value):
+        source = re.sub(r"\[([*?[])\]", r"\1", value)
+        yield f"{told} is NeuVector's {source}, which it compares letter by letter; {source} itself would be a glob here"
     if type_ == "name" and category is Category.COMPLIANCE and resolve(value) is None and value[:1].isdigit():
         yield f"{told} has to be the whole number there; here it is also that number of any benchmark, such as D.{value}"
 
