@@ -128,7 +128,8 @@ groups = st.builds(
 
 webhooks = st.builds(
     Webhook,
-    name=names,
+    # A path's last part names an endpoint, beside the words that stand there already.
+    name=names.filter(lambda text: "/" not in text and text not in ("deliveries", "dead-letters")),
     url=st.sampled_from(["https://example.org/hook", "https://[::1]:8443/a?b=c"]),
     type=st.sampled_from(WebhookType),
     enable=st.booleans(),
