@@ -40,6 +40,7 @@ from quell.model.policy import (
     SelectorKind,
 )
 from quell.model.rule import Criterion, Group, GroupCriterion, Mode, Rule, Webhook, WebhookFilter, WebhookType
+from quell.model.syslog import Facility, Framing, MessageFormat, Syslog, SyslogFilter
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 names = st.one_of(
@@ -147,6 +148,36 @@ webhooks = st.builds(
     verify_tls=st.booleans(),
     allow_http=st.booleans(),
     allow_private=st.booleans(),
+)
+
+filters = st.builds(
+    SyslogFilter,
+    categories=st.lists(st.sampled_from(Category), max_size=2).map(tuple),
+    level=st.none() | st.sampled_from(Level),
+    flags=st.booleans(),
+)
+_syslog = {
+    "name": names.filter(lambda text: "/" not in text),
+    "format": st.sampled_from(MessageFormat),
+    "enable": st.booleans(),
+    "filter": filters,
+    "facility": st.sampled_from(Facility),
+    "hostname": st.sampled_from(["", "q1"]),
+    "max_length": st.none() | st.integers(1024, 65_507),
+    "allow_private": st.booleans(),
+}
+syslogs = st.one_of(
+    st.builds(Syslog, address=st.sampled_from(["udp://logs.example.org", "udp://[2001:db8::1]:514"]), **_syslog),
+    st.builds(Syslog, address=st.just("tcp://logs:601"), framing=st.sampled_from(Framing), **_syslog),
+    st.builds(
+        Syslog,
+        address=st.just("tls://logs.example.org:6514"),
+        ca_file=st.none() | values,
+        client_cert_file=values,
+        client_key_file=st.none() | values,
+        verify_tls=st.booleans(),
+        **_syslog,
+    ),
 )
 
 

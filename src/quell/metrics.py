@@ -89,6 +89,15 @@ _WEBHOOKS = _counter(
     "endpoint",
     "status",
 )
+_SYSLOG_SENT = _counter("quell_syslog_messages", "Messages sent to a syslog receiver.", "receiver")
+_SYSLOG_FAILED = _counter(
+    "quell_syslog_failures", "Connections to a syslog receiver that failed or broke, and refused datagrams.", "receiver"
+)
+_SYSLOG_LOST = _counter(
+    "quell_syslog_lost",
+    "Events and flags that a syslog receiver will never get: deleted by retention before they could be sent.",
+    "receiver",
+)
 _LOGINS_FAILED = _counter(
     "quell_logins_failed", "Proofs of who somebody is that were none: tokens, passwords, login links.", "method"
 )
@@ -138,6 +147,18 @@ def webhook_attempted(endpoint: str, result: str, seconds: float) -> None:
 
 def webhook_ended(endpoint: str, status: OutcomeStatus) -> None:
     _WEBHOOKS.labels(endpoint, status.value).inc()
+
+
+def syslog_sent(receiver: str, messages: int) -> None:
+    _SYSLOG_SENT.labels(receiver).inc(messages)
+
+
+def syslog_failed(receiver: str) -> None:
+    _SYSLOG_FAILED.labels(receiver).inc()
+
+
+def syslog_lost(receiver: str, messages: int) -> None:
+    _SYSLOG_LOST.labels(receiver).inc(messages)
 
 
 def login_failed(method: str) -> None:

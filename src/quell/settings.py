@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from quell.controller.kubernetes.settings import KubernetesSettings
 from quell.controller.own_settings import OwnEventSettings
+from quell.controller.syslog.settings import SyslogSettings
 from quell.durations import parse_duration
 from quell.response.state import Safety
 from quell.setting import Setting, Unit, declared, read_age, read_budget, setting
@@ -432,6 +433,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     audit: AuditSettings = AuditSettings()
     safety: SafetySettings = SafetySettings()
     webhooks: WebhookSettings = WebhookSettings()
+    syslog: SyslogSettings = SyslogSettings()
     log: LogSettings = LogSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     own_events: OwnEventSettings = OwnEventSettings()

@@ -61,7 +61,12 @@ def whole(draw: st.DrawFn) -> list[Thing]:
     some: list[Thing] = draw(
         st.lists(
             st.one_of(
-                documents.rules(), documents.groups, documents.webhooks, documents.policies(), documents.rulesets
+                documents.rules(),
+                documents.groups,
+                documents.webhooks,
+                documents.syslogs,
+                documents.policies(),
+                documents.rulesets,
             ),
             max_size=6,
         )

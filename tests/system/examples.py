@@ -38,6 +38,11 @@ apiVersion: quell.dev/v1
 kind: Webhook
 metadata: {name: soc}
 spec: {url: "https://127.0.0.1/hooks/quell", type: CloudEvents, default: true}
+---
+apiVersion: quell.dev/v1
+kind: Syslog
+metadata: {name: siem}
+spec: {address: "udp://127.0.0.1:51400", format: json, allow_private: true}
 """
 EVENT = {
     "id": "detector-7-4711",
@@ -213,6 +218,8 @@ STEPS = (
     Step("test_endpoint", "POST", "/v1/webhooks/soc/test"),
     Step("replay_all", "POST", "/v1/webhooks/soc/replay"),
     Step("discard_all", "POST", "/v1/webhooks/soc/discard"),
+    Step("syslog_receivers", "GET", "/v1/syslog"),
+    Step("test_syslog", "POST", "/v1/syslog/siem/test"),
     Step("delivered", "GET", "/v1/webhooks/deliveries"),
     Step("dead", "GET", "/v1/webhooks/dead-letters"),
     Step(

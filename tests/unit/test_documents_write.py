@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.documents import groups, policies, rules, rulesets, webhooks
+from tests.documents import groups, policies, rules, rulesets, syslogs, webhooks
 
 from quell.catalogue.table import ACTIONS, CRITERIA, allowed
 from quell.documents.load import Thing, load_text, load_values
@@ -20,13 +20,14 @@ from quell.secrets import HIDDEN
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(st.one_of(rules(), groups, webhooks, policies(), rulesets))
+@given(st.one_of(rules(), groups, webhooks, syslogs, policies(), rulesets))
 def test_what_is_written_loads_back(thing: Thing) -> None:
     for documents in (load_values([to_document(thing, secrets=True)]), load_text(dump_yaml([thing], secrets=True))):
         [loaded] = (
             *documents.rules,
             *documents.groups,
             *documents.webhooks,
+            *documents.syslogs,
             *documents.policies,
             *documents.rulesets,
         )

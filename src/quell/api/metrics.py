@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Metric
@@ -23,6 +23,7 @@ from quell.api.link import AgentLinks
 from quell.controller.controller import Controller
 from quell.controller.delivery import CHANNEL
 from quell.controller.rulebook import name_of
+from quell.controller.syslog.line import ReceiverStatus, State
 from quell.metrics import DECLARED, Declared
 from quell.model.rule import Rule
 from quell.storage import dead_letters, outbox
@@ -42,6 +43,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     waiting: Mapping[str, int]
     #: By endpoint.
     dead_letters: Mapping[str, int]
+    syslog: Sequence[ReceiverStatus]
     documents: Figures
     rules: Figures
 
@@ -116,6 +118,24 @@ FIGURES = (
         "Deliveries that were given up and can be sent again.",
         lambda asked: {(name,): count for name, count in asked.dead_letters.items()},
         "endpoint",
+    ),
+    _gauge(
+        "quell_syslog_connected",
+        "1 while there is a way to a syslog receiver; 0: it fails, or is disabled.",
+        lambda asked: {(one.name,): one.state in (State.IDLE, State.SENDING) for one in asked.syslog},
+        "receiver",
+    ),
+    _gauge(
+        "quell_syslog_lag_events",
+        "Events and flags of the journal that a syslog receiver has yet to be sent, or that its filter has yet to leave out.",
+        lambda asked: {(one.name,): one.lag_events for one in asked.syslog},
+        "receiver",
+    ),
+    _gauge(
+        "quell_syslog_lag_seconds",
+        "Age of the oldest of them.",
+        lambda asked: {(one.name,): one.lag_seconds for one in asked.syslog},
+        "receiver",
     ),
     _gauge(
         "quell_quarantines",
@@ -197,6 +217,7 @@ class Metrics(Collector):
             store=store.statistics(),
             waiting=store.read(outbox.counts),
             dead_letters=store.read(dead_letters.counts),
+            syslog=self._controller.syslog.status(),
             documents=self._loaded[1],
             rules=self._loaded[2],
         )

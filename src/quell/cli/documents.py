@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from quell.documents.load import Documents
     from quell.errors import Problem
 
-Kind = Annotated[str, typer.Argument(help="ResponseRule, Group, Webhook, Policy or Ruleset; or rules, groups, ...")]
+Kind = Annotated[
+    str, typer.Argument(help="ResponseRule, Group, Webhook, Syslog, Policy or Ruleset; or rules, groups, ...")
+]
 Shown = Annotated[str, typer.Argument(help="A kind of document (rules, groups, webhooks, ...), or workloads or nodes.")]
 Files = Annotated[
     list[str], typer.Option("-f", "--file", help="A YAML file, a folder of them, or - for standard input.")
@@ -98,6 +100,7 @@ def validate(
         ("rule", "rules"): len(documents.rules),
         ("group", "groups"): len(documents.groups),
         ("webhook", "webhooks"): len(documents.webhooks),
+        ("syslog receiver", "syslog receivers"): len(documents.syslogs),
         ("policy", "policies"): len(documents.policies),
         ("ruleset", "rulesets"): len(documents.rulesets),
     }
@@ -237,7 +240,8 @@ def _summary(document: dict[str, Any]) -> str:
     spec = _spec(document)
     words = [_word(action) for action in spec.get("actions", ())] if isinstance(spec.get("actions"), list) else []
     state = "disabled" if spec.get("disable") or spec.get("enabled") is False else str(spec.get("mode", ""))
-    return ", ".join(part for part in (*words, str(spec.get("url", "")), str(spec.get("comment", "")), state) if part)
+    address = str(spec.get("url") or spec.get("address") or "")
+    return ", ".join(part for part in (*words, address, str(spec.get("comment", "")), state) if part)
 
 
 def _word(action: Any) -> str:

@@ -25,6 +25,7 @@ from quell.cli import (
     quarantines,
     rejects,
     settings,
+    syslog,
     tokens,
     users,
     webhooks,
@@ -91,6 +92,7 @@ app.add_typer(rejects.app, name="rejects")
 app.add_typer(quarantines.app, name="quarantines")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(webhooks.app, name="webhook", hidden=True)
+app.add_typer(syslog.app, name="syslog")
 app.add_typer(agents.app, name="agents")
 app.add_typer(users.app, name="users")
 app.add_typer(users.app, name="user", hidden=True)

@@ -21,6 +21,7 @@ from quell.client.events import Events
 from quell.client.inventory import Inventory
 from quell.client.session import Session
 from quell.client.settings import ControllerSettings
+from quell.client.syslog import SyslogReceivers
 from quell.client.webhooks import Webhooks
 
 
@@ -37,6 +38,7 @@ class Client:
         self.events = Events(session)
         self.inventory = Inventory(session)
         self.settings = ControllerSettings(session)
+        self.syslog = SyslogReceivers(session)
         self.webhooks = Webhooks(session)
 
     def __enter__(self) -> Self:

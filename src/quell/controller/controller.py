@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import sqlite3
 import time
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from quell import metrics
 from quell.channel.keys import load_or_create_key
 from quell.channel.messages import Hello, Seen
 from quell.configuration import Origin
@@ -25,9 +27,11 @@ from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.live_settings import LiveSettings
 from quell.controller.own_events import after_outcome, makes_event, own_event
+from quell.controller.own_flags import keep, told_to
 from quell.controller.past import as_decided
 from quell.controller.pipeline import Pipeline
 from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of
+from quell.controller.syslog.receivers import Receivers
 from quell.controller.telling import Teller
 from quell.controller.webhooks import Webhooks
 from quell.documents.load import Documents
@@ -111,6 +115,14 @@ class Controller:
         self.webhooks = Webhooks(
             store, {webhook.name: webhook for webhook in documents.webhooks}, settings.webhooks, time.time
         )
+        self.syslog = Receivers(
+            store,
+            {receiver.name: receiver for receiver in documents.syslogs},
+            settings.syslog,
+            time.time,
+            host=socket.gethostname(),
+            flag=self._flag,
+        )
         self.pipeline = Pipeline(
             store,
             compile(documents, revision=self.rulebook.revision),
@@ -154,6 +166,7 @@ class Controller:
         self.dispatcher.start()
         self.webhooks.start()
         self.happenings.start()
+        self.syslog.start()
         self._spawn(self._tick())
         self._spawn(self._keeper.run())
 
@@ -167,7 +180,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.dispatcher.stop()
-        await self.webhooks.stop()
+        await asyncio.gather(self.webhooks.stop(), self.syslog.stop())
         self.inventory.close()
         await asyncio.to_thread(self._keeper.tell)
         await asyncio.to_thread(self.store.close)
@@ -251,7 +264,20 @@ class Controller:
     def _decide_by(self, documents: Documents, index: Index) -> None:
         self.pipeline.use(index)
         self.webhooks.set_endpoints({webhook.name: webhook for webhook in documents.webhooks})
+        self.syslog.set_receivers({receiver.name: receiver for receiver in documents.syslogs})
         _freeze()
+
+    def _flag(self, flag: Flag) -> None:
+        """Raise a flag about Quell's own work, which no event led to."""
+        items = told_to(flag, self.pipeline.index.webhooks)
+        metrics.flagged(flag)
+
+        def done(error: StoreError | None) -> None:
+            if error is None:
+                self.webhooks.offer(items)
+            _told(error)
+
+        self.store.write(lambda connection: keep(connection, flag, items), done)
 
     # ---- agents and quarantines
 

@@ -20,11 +20,13 @@ from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, Pro
 from quell.model.audit import QUELL, Actor
 from quell.model.policy import Policy, Ruleset
 from quell.model.rule import Group, Rule, Source, Webhook
+from quell.model.syslog import Syslog
 
 KINDS: dict[str, type[Thing]] = {
     "ResponseRule": Rule,
     "Group": Group,
     "Webhook": Webhook,
+    "Syslog": Syslog,
     "Policy": Policy,
     "Ruleset": Ruleset,
 }
@@ -139,6 +141,7 @@ def as_documents(things: Iterable[Thing], written: Documents | None = None) -> D
         rules=tuple(sorted((t for t in things if isinstance(t, Rule)), key=lambda rule: rule.id)),
         groups=tuple(t for t in things if isinstance(t, Group)),
         webhooks=tuple(t for t in things if isinstance(t, Webhook)),
+        syslogs=tuple(t for t in things if isinstance(t, Syslog)),
         policies=tuple(t for t in things if isinstance(t, Policy)),
         rulesets=tuple(t for t in things if isinstance(t, Ruleset)),
         places=written.places if written else {},
@@ -154,7 +157,16 @@ def alone(documents: Documents) -> Documents:
 
 def refuse_nothing(documents: Documents) -> None:
     """DocumentError where there is no document: what is meant for a folder was given another, or an empty one."""
-    if not (documents.rules or documents.groups or documents.webhooks or documents.policies or documents.rulesets):
+    if not any(
+        (
+            documents.rules,
+            documents.groups,
+            documents.webhooks,
+            documents.syslogs,
+            documents.policies,
+            documents.rulesets,
+        )
+    ):
         raise DocumentError([Problem(file="", message="there is no document in the input")])
 
 
@@ -253,7 +265,8 @@ def _given(things: Mapping[Key, Kept], wanted: Application, edition: Edition) ->
         raise DocumentError([*problems, *error.problems]) from error
     if problems:
         raise DocumentError(problems)
-    parts: tuple[Thing, ...] = (*documents.groups, *webhooks, *documents.rulesets, *documents.policies, *given)
+    rest: tuple[Thing, ...] = (*documents.syslogs, *documents.rulesets, *documents.policies)
+    parts: tuple[Thing, ...] = (*documents.groups, *webhooks, *rest, *given)
     return {name_of(thing): thing for thing in parts}
 
 

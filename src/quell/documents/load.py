@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from quell.documents import group, neuvector, policy, rule, ruleset, webhook
+from quell.documents import group, neuvector, policy, rule, ruleset, syslog, webhook
 from quell.documents.document import Document
 from quell.documents.nodes import Scalar, compose, from_value
 from quell.documents.places import Places, places
@@ -19,8 +19,9 @@ from quell.documents.reader import Fields, Report, Value, listed
 from quell.errors import DocumentError, Problem
 from quell.model.policy import Policy, Ruleset
 from quell.model.rule import Group, Rule, Source, Webhook
+from quell.model.syslog import Syslog
 
-Thing = Rule | Group | Webhook | Policy | Ruleset
+Thing = Rule | Group | Webhook | Syslog | Policy | Ruleset
 
 OURS = "quell.dev/v1"
 SPYDERBAT = "spyderbat/v1"
@@ -33,6 +34,7 @@ KINDS: Mapping[str, Mapping[str, Callable[[Document], Thing | None]]] = MappingP
             "ResponseRule": rule.read,
             "Group": group.read,
             "Webhook": webhook.read,
+            "Syslog": syslog.read,
             "Policy": policy.read,
             "Ruleset": ruleset.read,
         },
@@ -58,6 +60,7 @@ class Documents(Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     groups: tuple[Group, ...] = ()
     webhooks: tuple[Webhook, ...] = ()
+    syslogs: tuple[Syslog, ...] = ()
     policies: tuple[Policy, ...] = ()
     rulesets: tuple[Ruleset, ...] = ()
     warnings: tuple[Problem, ...] = ()
@@ -185,6 +188,7 @@ def _checked(found: _Found, reports: list[Report]) -> Documents:
         rules=tuple(thing for thing, _ in found if isinstance(thing, Rule)),
         groups=tuple(thing for thing, _ in found if isinstance(thing, Group)),
         webhooks=tuple(thing for thing, _ in found if isinstance(thing, Webhook)),
+        syslogs=tuple(thing for thing, _ in found if isinstance(thing, Syslog)),
         policies=tuple(thing for thing, _ in found if isinstance(thing, Policy)),
         rulesets=tuple(thing for thing, _ in found if isinstance(thing, Ruleset)),
         warnings=tuple(warning for report in reports for warning in _in_order(report.warnings)),

@@ -17,6 +17,7 @@ from quell.durations import format_duration
 from quell.model.action import Action, MakeOpsFlag, MakeRedFlag, Quarantine, word
 from quell.model.policy import Operator, Policy, ResponseEntry, Ruleset, RulesetRule, Selector, SelectorKind
 from quell.model.rule import Criterion, Group, Rule, Webhook, WebhookFilter
+from quell.model.syslog import Syslog, SyslogFilter
 
 #: The line between documents. No document has such a line within: all below its first level is indented.
 SEPARATOR = "---\n"
@@ -35,6 +36,8 @@ def to_document(thing: Thing, secrets: bool = False) -> dict[str, Any]:
             return _document("Group", {"name": thing.name}, _filled(comment=thing.comment, criteria=criteria))
         case Webhook():
             return _document("Webhook", {"name": thing.name}, _webhook(thing if secrets else hide(thing)))
+        case Syslog():
+            return _document("Syslog", {"name": thing.name}, _syslog(thing))
         case Policy():
             metadata = _filled(name=thing.name, type=thing.type.value, uid=thing.uid)
             return _document("Policy", metadata, _policy(thing))
@@ -126,6 +129,15 @@ def _webhook(webhook: Webhook) -> dict[str, Any]:
     for field in ("name", "source"):
         spec.pop(field, None)
     if webhook.filter == WebhookFilter():
+        spec.pop("filter", None)
+    return spec
+
+
+def _syslog(syslog: Syslog) -> dict[str, Any]:
+    spec: dict[str, Any] = msgspec.to_builtins(syslog)
+    for field in ("name", "source"):
+        spec.pop(field, None)
+    if syslog.filter == SyslogFilter():
         spec.pop("filter", None)
     return spec
 

@@ -10,7 +10,7 @@ _COLUMNS = "kind, name, id, revision, body, source, created, changed, changed_by
 
 
 class Document(Struct, frozen=True, kw_only=True):
-    #: ResponseRule, Group, Webhook, Policy or Ruleset.
+    #: ResponseRule, Group, Webhook, Syslog, Policy or Ruleset.
     kind: str
     name: str
     #: A rule's number; 0 where the kind has none.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Literal
 
-from quell.storage import group, packed
+from quell.storage import group, packed, tail
 from quell.storage.records import Retention
 
 #: At most so many rows and bytes a step, so that a commit never waits long.
@@ -85,6 +85,7 @@ class Trimmer:
             connection.execute(
                 "DELETE FROM event_ids WHERE id IN (SELECT value FROM json_each(?))", (packed.texts(ids),)
             )
+        tail.count_deleted(connection, last)
         connection.execute("DELETE FROM journal WHERE seq <= ?", (last,))
         connection.execute("COMMIT")
 

@@ -295,6 +295,7 @@ def _only(documents: Documents, key: Key) -> None:
     things: tuple[Thing, ...] = (
         *documents.groups,
         *documents.webhooks,
+        *documents.syslogs,
         *documents.rulesets,
         *documents.policies,
         *documents.rules,
