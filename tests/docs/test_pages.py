@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -25,6 +26,8 @@ def is_command(block: Block) -> bool:
     "page", [page for page in PAGES if any(map(is_command, blocks(page)))], ids=lambda page: page.name
 )
 def test_commands_do_what_the_page_says(page: Path, quell: Quell, tmp_path: Path) -> None:
+    if os.geteuid() != 0 and "<!-- run as root -->" in page.read_text():
+        pytest.skip("the page isolates a network namespace, which takes root")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for block in blocks(page):
         if "file" in block.directives:

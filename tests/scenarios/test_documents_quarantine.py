@@ -53,7 +53,7 @@ async def isolated(controller: Controller) -> None:
     now = time.time()
     line = json.dumps(EVENT | {"time": now}).encode()
     await controller.ingest([DETECTORS["native"].decode(line, id=None, received=now)])
-    assert [held["holders"] for held in controller.quarantines()] == [{"rule/8": None}], controller.explain("e1")
+    assert [held.holders for held in controller.isolation.all()] == [{"rule/8": None}], controller.explain("e1")
 
 
 async def let_go(controller: Controller, way: str, *, unquarantine: bool) -> list[Change]:
@@ -90,19 +90,19 @@ def test_a_rule_goes(tmp_path: Path, way: str, unquarantine: bool) -> None:
         controller.start()
         try:
             await isolated(controller)
-            [key] = [held["key"] for held in controller.quarantines()]
+            [key] = [held.key for held in controller.isolation.all()]
             [change] = [
                 change for change in await let_go(controller, way, unquarantine=unquarantine) if change.warnings
             ]
-            [held] = controller.quarantines()
+            [held] = controller.isolation.all()
             if unquarantine:
                 assert change.warnings == (f"{key} is released from quarantine",)
-                assert held["holders"] == {}
+                assert held.holders == {}
                 assert any(expected.release for expected in controller.state.pending.values())
                 assert any("its quarantines are ended" in note for note in notes(controller))
             else:
                 assert change.warnings == (f"{key} stays in quarantine, held by rule/8",)
-                assert held["holders"] == {"rule/8": None}
+                assert held.holders == {"rule/8": None}
         finally:
             await controller.stop()
 

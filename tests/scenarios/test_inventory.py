@@ -272,7 +272,7 @@ def test_a_container_is_quarantined_by_its_sandbox_and_its_full_id(tmp_path: Pat
         assert matched(told.decision) == ["isolate"]
         assert list(controller.state.quarantines) == ["c" * 64]
         again = await decided(controller, falco(DB, **{"container.id": DB}))
-        assert again.decision.actions[0].explanation == "it is isolated already"
+        assert again.decision.actions[0].explanation == "it is isolated already, held by rule/10"
 
     run(tmp_path, scenario)
 

@@ -212,6 +212,12 @@ STEPS = (
             "machine_id": "0f" * 16,
         },
     ),
+    Step(
+        "request_quarantine",
+        "POST",
+        "/v1/quarantines",
+        {"workload": "4f5e2c1b9a8d", "node": "node-1", "ttl": 3600, "comment": "until it is looked at"},
+    ),
     Step("quarantines", "GET", "/v1/quarantines"),
     Step("endpoints", "GET", "/v1/webhooks"),
     Step("endpoint", "GET", "/v1/webhooks/soc"),
@@ -220,6 +226,7 @@ STEPS = (
     Step("discard_all", "POST", "/v1/webhooks/soc/discard"),
     Step("syslog_receivers", "GET", "/v1/syslog"),
     Step("test_syslog", "POST", "/v1/syslog/siem/test"),
+    Step("release_quarantines", "POST", "/v1/quarantines/release", {"rule": 8}),
     Step("delivered", "GET", "/v1/webhooks/deliveries"),
     Step("dead", "GET", "/v1/webhooks/dead-letters"),
     Step(

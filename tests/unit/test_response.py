@@ -529,7 +529,7 @@ def test_it_ends_when_the_last_holder_lets_go() -> None:
     assert engine.state.quarantines["uid-1"].confirmed
     assert list(engine.state.quarantines["uid-1"].holders) == ["rule/8", "rule/9"]
     first = let_go(engine.state, NOW, holder="rule/8")
-    assert (first.commands, first.kept) == ((), (("uid-1", ("rule/9",)),))
+    assert (first.commands, first.kept) == ((), (("uid-1", ("rule/8",), ("rule/9",)),))
     engine.state.change(first.changes)
     last = let_go(engine.state, NOW + 1, holder="rule/9")
     engine.state.change(last.changes)
@@ -552,7 +552,7 @@ def test_a_lease_runs_out_and_a_failed_release_is_tried_again() -> None:
     engine = Engine(rule(Quarantine(ttl=100.0)))
     engine.take(event())
     engine.report("e0/0")
-    assert run_out(engine.state, NOW + 99) == ((), (), ())
+    assert run_out(engine.state, NOW + 99) == ((), (), (), ())
     over = run_out(engine.state, NOW + 100)
     engine.state.change(over.changes)
     assert len(over.commands) == 1

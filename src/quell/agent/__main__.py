@@ -125,7 +125,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _release(options: argparse.Namespace) -> int:
     from quell.agent.executor import Executor
-    from quell.agent.ledger import Ledger
+    from quell.agent.ledger import RELEASED, Ledger
     from quell.agent.linux.kernel import LinuxKernel
     from quell.agent.protected import Protected
     from quell.agent.quarantine import sweep
@@ -134,7 +134,10 @@ def _release(options: argparse.Namespace) -> int:
     try:
         ledger = Ledger(options.state / "ledger")
     except StoreError:
-        # A running agent holds the ledger, or it is lost: the namespaces themselves say which ones are closed.
+        # A running agent holds the ledger, or it is lost: the namespaces themselves say which ones are closed. The file
+        # tells the agent that it was a person, and not what it has isolated, who opened them.
+        with contextlib.suppress(OSError):
+            (options.state / RELEASED).touch(mode=0o600)
         opened = sweep(kernel)
     else:
         with contextlib.closing(ledger):

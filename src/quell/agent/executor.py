@@ -18,7 +18,7 @@ from quell.agent.kernel import Kernel
 from quell.agent.ledger import Closed, Ledger
 from quell.agent.proc import Facts
 from quell.agent.protected import Protected
-from quell.agent.quarantine import Quarantines
+from quell.agent.quarantine import Looked, Quarantines
 from quell.agent.refusal import Refused
 from quell.errors import StoreError
 from quell.faults import point
@@ -78,6 +78,9 @@ class Executor:
         self._kept = kept
         self._paused = paused
         self._lock = threading.Lock()
+        #: One quarantine or release after the other, from its look at the ledger to its outcome there: a release and a
+        #: quarantine of one namespace that come together must end as they were issued.
+        self._turn = threading.Lock()
         self._running: dict[str, threading.Event] = {}
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
 
@@ -136,13 +139,30 @@ class Executor:
 
         OSError: the machine refuses; StoreError: the ledger does. The quarantine is then still in force.
         """
-        return self.quarantines.release(key)
+        with self._turn:
+            return self.quarantines.release(key)
+
+    def look(self, *, released: bool) -> Looked:
+        """See quell.agent.quarantine.Quarantines.look."""
+        with self._turn:
+            return self.quarantines.look(released=released)
+
+    def closed(self) -> tuple[str, ...]:
+        """Keys of the quarantines in force."""
+        return tuple(sorted(each.key for each in self.ledger.closed()))
 
     def release_all(self) -> tuple[int, ...]:
         """Open every namespace this agent ever closed, recorded or not; the inodes of those that were closed."""
-        return self.quarantines.release_all()
+        with self._turn:
+            return self.quarantines.release_all()
 
     def _execute(self, command: Command) -> Outcome:
+        if isinstance(command.target, NetworkTarget):
+            with self._turn:
+                return self._carry_out(command)
+        return self._carry_out(command)
+
+    def _carry_out(self, command: Command) -> Outcome:
         started = time.perf_counter()
         again = self.ledger.begun(command.id)
         try:
@@ -239,7 +259,7 @@ class Executor:
     def _open(self, command: Command, target: NetworkTarget) -> _Result:
         self.ledger.begin(command)
         point("agent.before-action")
-        done = self.quarantines.open(target)
+        done = self.quarantines.open(target, command.issued)
         point("agent.after-action")
         facts: dict[str, str | int | float | list[int]] = {"namespaces": done.opened}
         if done.held:

@@ -19,6 +19,15 @@ class Isolation(Struct, frozen=True, kw_only=True):
     limits: tuple[str, ...] = ()
 
 
+class Look(Struct, frozen=True, kw_only=True):
+    """What an open network namespace is like."""
+
+    #: As in Isolation.
+    cookie: int
+    #: It is closed by Quell.
+    closed: bool
+
+
 class Capabilities(Struct, frozen=True, kw_only=True):
     """words: actions that can be done here. limits: what cannot be done and why, a sentence each."""
 
@@ -78,6 +87,9 @@ class Kernel(Protocol):
 
     def inode(self, namespace: int) -> int:
         """The inode of an open network namespace."""
+
+    def look(self, namespace: int) -> Look:
+        """Whether a network namespace is closed, and which it is. Nothing is changed."""
 
     def isolate(self, namespace: int, *, strict: bool) -> Isolation:
         """Close it: nothing in, nothing out, at any layer. Its loopback stays open unless strict. Again: the same, anew."""

@@ -25,6 +25,8 @@ from quell.model.decision import Command, Outcome
 KEEP = 3600.0
 #: Acknowledged outcomes remembered at most, which bounds file and memory; a forgotten one has also long expired.
 MOST_REMEMBERED = 10_000
+#: A file beside the ledger: a person has opened what is isolated while the agent has the ledger.
+RELEASED = "released"
 #: Bytes below which the file is not worth writing anew.
 _SMALL = 1 << 20
 
@@ -39,6 +41,8 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True
     strict: bool = False
     #: Epoch seconds at which this agent opens it again by itself; None: only when told.
     until: float | None = None
+    #: When the newest command that closed it was issued, epoch seconds by the controller's clock.
+    issued: float = 0.0
 
 
 class _Begun(Struct, frozen=True, kw_only=True, tag="begun"):
@@ -54,8 +58,10 @@ class _Acknowledged(Struct, frozen=True, kw_only=True, tag="acknowledged"):
     ids: tuple[str, ...]
 
 
-class _Opened(Struct, frozen=True, kw_only=True, tag="opened"):
+class _Opened(Struct, frozen=True, kw_only=True, tag="opened", omit_defaults=True):
     key: str
+    #: As in Closed, of the command that opened it; 0: it was no command.
+    issued: float = 0.0
 
 
 _Record = _Begun | _Ended | _Acknowledged | Closed | _Opened
@@ -76,6 +82,8 @@ class Ledger:
         self._ended: dict[str, _Ended] = {}
         self._unacknowledged: dict[str, None] = {}
         self._closed: dict[str, Closed] = {}
+        #: When the command was issued that last opened what had this key.
+        self._opened: dict[str, float] = {}
         try:
             self._file = _open_locked(path)
             self._size = self._replay()
@@ -107,13 +115,17 @@ class Ledger:
         with self._lock:
             return tuple(self._closed.values())
 
+    def opened(self, key: str) -> float:
+        """When the newest command was issued that opened this key; 0: none that is remembered."""
+        return self._opened.get(key, 0.0)
+
     def begin(self, command: Command, closed: Closed | None = None) -> None:
         """Write, before its action, that a command is begun, and what its action will have closed. StoreError: it is not."""
         self._write([_Begun(command=command)] if closed is None else [_Begun(command=command), closed])
 
     def end(self, command: Command, outcome: Outcome, *more: Closed | str) -> None:
         """Write a command's outcome, and what is closed now or (a key) open again."""
-        changes = [each if isinstance(each, Closed) else _Opened(key=each) for each in more]
+        changes = [each if isinstance(each, Closed) else _Opened(key=each, issued=command.issued) for each in more]
         self._write([*changes, _Ended(outcome=outcome, expires=command.expires)])
 
     def note(self, change: Closed | str) -> None:
@@ -146,6 +158,7 @@ class Ledger:
             if over > 0 or ended.expires + KEEP < now:
                 del self._ended[command_id]
                 over -= 1
+        self._opened = {key: issued for key, issued in self._opened.items() if issued + KEEP >= now}
         for command_id, command in list(self._begun.items()):
             if command.expires + KEEP < now:
                 del self._begun[command_id]
@@ -186,8 +199,10 @@ class Ledger:
                     self._unacknowledged.pop(each, None)
             case Closed(key=key):
                 self._closed[key] = record
-            case _Opened(key=key):
+            case _Opened(key=key, issued=issued):
                 self._closed.pop(key, None)
+                if issued:
+                    self._opened[key] = issued
 
     def _replay(self) -> int:
         """Read all records; a torn last line is cut off. The size of what is left is returned."""
@@ -207,6 +222,7 @@ class Ledger:
         records: list[_Record] = [_Begun(command=command) for command in self._begun.values()]
         records += self._ended.values()
         records.append(_Acknowledged(ids=tuple(each for each in self._ended if each not in self._unacknowledged)))
+        records += [_Opened(key=key, issued=issued) for key, issued in self._opened.items()]
         records += self._closed.values()
         lines = b"".join(_line(record) for record in records)
         beside = self.path.with_name(self.path.name + ".new")

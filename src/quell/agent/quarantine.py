@@ -32,6 +32,15 @@ class Opened(NamedTuple):
     lost: list[int]
 
 
+class Looked(NamedTuple):
+    """Keys of quarantines that have ended by themselves, and why (quell.channel.messages.Isolated); and keys of those
+    that somebody had opened and that were closed again.
+    """
+
+    ended: dict[str, str]
+    reclosed: list[str]
+
+
 class Quarantines:
     def __init__(
         self,
@@ -57,7 +66,10 @@ class Quarantines:
             try:
                 self._guard(handles)
                 before = self._closed(target.key)
-                wanted = _closed(action, target.key, ((inode, 0) for inode in handles), before, now)
+                if self._ledger.opened(target.key) > command.issued:
+                    raise Refused(Reason.STALE, "a later command has released it")
+                issued = max(command.issued, before.issued if before else 0.0)
+                wanted = _closed(action, target.key, ((inode, 0) for inode in handles), before, now, issued)
                 self._ledger.begin(command, wanted)
                 point("agent.before-action")
                 try:
@@ -72,13 +84,16 @@ class Quarantines:
             finally:
                 for handle in handles.values():
                     self._kernel.close(handle)
-        closed = _closed(action, target.key, ((inode, each.cookie) for inode, each in done.items()), before, now)
+        cookies = ((inode, each.cookie) for inode, each in done.items())
+        closed = _closed(action, target.key, cookies, before, now, issued)
         return _told(done), closed
 
-    def open(self, target: NetworkTarget) -> Opened:
-        """Open what is closed under the target's key."""
+    def open(self, target: NetworkTarget, issued: float = 0.0) -> Opened:
+        """Open what is closed under the target's key. issued: when that was ordered; Refused if it was closed later."""
         with self._lock:
             if closed := self._closed(target.key):
+                if issued and closed.issued > issued:
+                    raise Refused(Reason.STALE, "a later command has isolated it again")
                 return self._open(closed)
             # Nothing is recorded: the records may be lost, so look at what the target names now.
             try:
@@ -102,6 +117,43 @@ class Quarantines:
             self._open(closed)
             self._ledger.note(key)
             return True
+
+    def look(self, *, released: bool) -> Looked:
+        """Compare what is recorded with what the kernel has, and record what has ended.
+
+        What is open though it is recorded as closed is closed again; released: unless a person has opened it, which is
+        then recorded. OSError: the machine refuses; what could be looked at before that is recorded.
+        """
+        found = Looked({}, [])
+        with self._lock:
+            present = frozenset(self._kernel.namespaces()) if self._ledger.closed() else frozenset()
+            for closed in self._ledger.closed():
+                left = [(inode, cookie) for inode, cookie in closed.namespaces if inode in present]
+                states = [self._look(inode, cookie, closed, reclose=not released) for inode, cookie in left]
+                if not any(state is not None for state in states):
+                    self._ledger.note(closed.key)
+                    found.ended[closed.key] = "gone"
+                elif released and not any(state for state in states):
+                    self._ledger.note(closed.key)
+                    found.ended[closed.key] = "released"
+                elif False in states:
+                    found.reclosed.append(closed.key)
+        return found
+
+    def _look(self, inode: int, cookie: int, closed: Closed, *, reclose: bool) -> bool | None:
+        """Whether a namespace is closed; None: it is not there any more. reclose: close it where it is not."""
+        handle = self._kernel.find_namespace(inode)
+        if handle is None:
+            return None
+        try:
+            seen = self._kernel.look(handle)
+            if cookie not in (0, seen.cookie):
+                return None
+            if not seen.closed and reclose:
+                self._kernel.isolate(handle, strict=self._strict(inode) or closed.strict)
+            return seen.closed
+        finally:
+            self._kernel.close(handle)
 
     def release_all(self) -> tuple[int, ...]:
         """Open every namespace that is closed by Quell, recorded or not; their inodes."""
@@ -282,7 +334,12 @@ def _belongs(facts: Facts, target: NetworkTarget) -> bool:
 
 
 def _closed(
-    action: Quarantine, key: str, namespaces: Iterable[tuple[int, int]], before: Closed | None, now: float
+    action: Quarantine,
+    key: str,
+    namespaces: Iterable[tuple[int, int]],
+    before: Closed | None,
+    now: float,
+    issued: float,
 ) -> Closed:
     """The record of a quarantine, joined with the one in force: the later end, the stricter form, all namespaces."""
     until = None if action.ttl is None else now + action.ttl
@@ -298,6 +355,7 @@ def _closed(
         namespaces=tuple(inodes.items()),
         strict=action.strict or (before is not None and before.strict),
         until=until,
+        issued=issued,
     )
 
 

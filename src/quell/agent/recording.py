@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from quell.agent.kernel import Capabilities, Isolation, Kernel
+from quell.agent.kernel import Capabilities, Isolation, Kernel, Look
 from quell.agent.proc import Facts
 from quell.model.action import KillProcess, Quarantine, ReleaseQuarantine, ReniceProcess, word
 
@@ -150,6 +150,10 @@ class RecordingKernel:
 
     def inode(self, namespace: int) -> int:
         return self._handles[namespace].netns
+
+    def look(self, namespace: int) -> Look:
+        netns = self.inode(namespace)
+        return Look(cookie=netns, closed=netns in self._closed)
 
     def isolate(self, namespace: int, *, strict: bool) -> Isolation:
         netns = self.inode(namespace)

@@ -31,7 +31,7 @@ from quell.agent.enrol import Address, Identity, UnreachableError, enrol, enroll
 from quell.agent.events import Notices
 from quell.agent.executor import Executor
 from quell.agent.kernel import Capabilities, Kernel
-from quell.agent.ledger import Ledger
+from quell.agent.ledger import RELEASED, Ledger
 from quell.agent.link import Link
 from quell.agent.linux.capabilities import may_look_at_others
 from quell.agent.linux.kernel import LinuxKernel
@@ -45,6 +45,7 @@ from quell.channel.messages import (
     EventAck,
     FromController,
     Hello,
+    Isolated,
     Observed,
     Ordered,
     OutcomeAck,
@@ -56,7 +57,7 @@ from quell.errors import LinkError, SettingError, StoreError
 from quell.ids import uuid7
 from quell.model.action import word
 from quell.model.decision import Command, Outcome, OutcomeStatus
-from quell.model.subject import Subject
+from quell.model.subject import NetworkTarget, Subject
 
 #: Commands at the same time: a kill waits for its process to be gone, and others must not wait for that.
 _HANDS = 8
@@ -70,6 +71,9 @@ _LOOK_AGAIN = 60.0
 _MEMORY_SECONDS = 30.0
 #: Percent, and seconds, until a controller says otherwise.
 _PRESSURE = (90.0, 600.0)
+#: What is isolated is looked at this often, or as seldom as keeps it below a hundredth of the time; the controller is
+#: told of it this often at least.
+_WATCH, _WATCH_SHARE, _TELL = 1.0, 100.0, 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 _T = TypeVar("_T")
@@ -186,6 +190,9 @@ class Agent:
         self._memory_timer: asyncio.TimerHandle | None = None
         self._memory_bounds: tuple[float, float] = _PRESSURE
         self._pressure = memory.Pressure(*_PRESSURE)
+        self._watch_timer: asyncio.TimerHandle | None = None
+        self._told = 0.0
+        self._released_file = options.state / RELEASED
         self._loop = asyncio.get_running_loop()
         self.link = Link(options.address, identity, lambda: self._hello, self._on_welcome, self._on_message)
 
@@ -204,6 +211,7 @@ class Agent:
             _told("resumed", outcome)
         self._plan_lease()
         self._look_at_memory()
+        self._hands.submit(self._watch)
 
     def stop(self) -> None:
         """Running commands end first; what they came to is in the ledger."""
@@ -211,10 +219,9 @@ class Agent:
             self._sensor.stop()
         if self._census is not None:
             self._census.stop()
-        if self._lease_timer is not None:
-            self._lease_timer.cancel()
-        if self._memory_timer is not None:
-            self._memory_timer.cancel()
+        for timer in (self._lease_timer, self._watch_timer, self._memory_timer):
+            if timer is not None:
+                timer.cancel()
         self._hands.shutdown(cancel_futures=True)
         self._outbox.close()
 
@@ -261,6 +268,7 @@ class Agent:
             self.link.send(Reported(outcome=outcome))
         for event in self._outbox.waiting():
             self.link.send(event)
+        self._tell_isolated({})
         if self._census is not None:
             self._census.welcomed()
 
@@ -314,7 +322,9 @@ class Agent:
     def _carried_out(self, command: Command, outcome: Outcome) -> None:
         self.link.send(Reported(outcome=outcome))
         _told(word(command.action), outcome)
-        self._plan_lease()
+        if isinstance(command.target, NetworkTarget):
+            self._plan_lease()
+            self._plan_watch(_WATCH)
 
     def _acknowledge(self, ids: tuple[str, ...]) -> None:
         try:
@@ -354,7 +364,7 @@ class Agent:
 
     def _end_leases(self) -> None:
         """In a thread. SEMANTICS section 4: the agent ends what ran out without being told."""
-        failed = False
+        failed, ended = False, {}
         for key in self._executor.expired(time.time()):
             try:
                 self._executor.release(key)
@@ -363,7 +373,43 @@ class Agent:
                 _log.error("a quarantine that ran out could not be ended", quarantine=key, error=str(error))
             else:
                 _log.info("a quarantine ran out", quarantine=key)
+                ended[key] = "lease"
         self._loop.call_soon_threadsafe(self._plan_lease, _TRY_AGAIN if failed else 0.0)
+        if ended:
+            self._loop.call_soon_threadsafe(self._tell_isolated, ended)
+
+    def _plan_watch(self, wait: float) -> None:
+        """Look at what is isolated again, if anything is and nobody is to look already."""
+        if self._watch_timer is None and self._ledger.closed():
+            self._watch_timer = self._loop.call_later(wait, self._hands.submit, self._watch)
+
+    def _watch(self) -> None:
+        """In a thread: what ended without a command, and what somebody opened behind our back."""
+        started = time.monotonic()
+        ended: dict[str, str] = {}
+        try:
+            released = self._released_file.exists()
+            ended, reclosed = self._executor.look(released=released)
+            if released:
+                self._released_file.unlink(missing_ok=True)
+            for key, why in ended.items():
+                _log.info("a quarantine ended by itself", quarantine=key, why=why)
+            for key in reclosed:
+                _log.warning("a quarantine that somebody had opened was closed again", quarantine=key)
+        except (OSError, StoreError) as error:
+            _log.error("what is isolated could not be looked at", error=str(error))
+        took = time.monotonic() - started
+        self._loop.call_soon_threadsafe(self._watched, ended, max(_WATCH, took * _WATCH_SHARE))
+
+    def _watched(self, ended: dict[str, str], wait: float) -> None:
+        self._watch_timer = None
+        if ended or time.monotonic() - self._told >= _TELL:
+            self._tell_isolated(ended)
+        self._plan_watch(wait)
+
+    def _tell_isolated(self, ended: dict[str, str]) -> None:
+        self._told = time.monotonic()
+        self.link.send(Isolated(closed=self._executor.closed(), ended=ended))
 
 
 async def _identity(options: Options) -> Identity:

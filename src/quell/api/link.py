@@ -28,6 +28,7 @@ from quell.channel.messages import (
     FromAgent,
     FromController,
     Hello,
+    Isolated,
     Leaving,
     Observed,
     Ordered,
@@ -85,6 +86,8 @@ class Controller(Protocol):
     def agent_disconnected(self, agent_id: str, why: str) -> None: ...
 
     def sighted(self, hello: Hello, seen: Seen) -> None: ...
+
+    def told_of_isolation(self, hello: Hello, isolated: Isolated) -> None: ...
 
 
 class AgentLinks:
@@ -257,6 +260,8 @@ class _Link:
                     self._controller.sighted(self.hello, seen)
                 case Leaving(reason=reason):
                     self._controller.agent_leaving(self.hello, reason[:_REASON])
+                case Isolated() as isolated:
+                    self._controller.told_of_isolation(self.hello, isolated)
                 case other:
                     raise LinkError(f"{type(other).__name__} after the handshake")
 

@@ -3,7 +3,8 @@
 The order of a link: the agent sends Hello; the controller answers Challenge; the agent Proof; the controller
 Welcome (or Refused, and closes). From then on both sides send when they have something:
 
-    agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen; Leaving, last
+    agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen; Isolated;
+                         Leaving, last
     controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause
 
 Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
@@ -93,6 +94,18 @@ class Reported(Struct, frozen=True, kw_only=True, tag="reported"):
     outcome: Outcome
 
 
+class Isolated(Struct, frozen=True, kw_only=True, tag="isolated", omit_defaults=True):
+    """Which quarantines the agent keeps in force: after each Welcome, whenever one ends without a command, and now and
+    then. Not acknowledged.
+    """
+
+    #: By their keys.
+    closed: tuple[str, ...] = ()
+    #: Those that ended since it was last said, and why: gone (the namespace is), lease (it ran out), released (by a
+    #: person on the machine).
+    ended: dict[str, str] = {}
+
+
 class Seen(Struct, frozen=True, kw_only=True, tag="seen", omit_defaults=True):
     """What the machine's container runtimes say. Sent whole (complete) after each Welcome, then as it changes; not
     acknowledged: the next Welcome brings all of it again. The controller fills in the source and the node. What does not
@@ -160,7 +173,7 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     reason: str
 
 
-FromAgent = Hello | Proof | Observed | Reported | Seen | Leaving
+FromAgent = Hello | Proof | Observed | Reported | Seen | Isolated | Leaving
 FromController = Challenge | Welcome | Announced | Ordered | Pause | EventAck | OutcomeAck | Refused
 
 _T = TypeVar("_T")

@@ -22,6 +22,7 @@ from quell.model.action import (
     MakeOpsFlag,
     MakeRedFlag,
     Quarantine,
+    ReleaseQuarantine,
     ReniceProcess,
     SendWebhook,
     SuppressLog,
@@ -35,6 +36,7 @@ from quell.model.decision import (
     NearMiss,
     Outcome,
     OutcomeStatus,
+    QuarantineHeld,
     Status,
 )
 from quell.model.explanation import Explanation
@@ -56,9 +58,14 @@ _CRITERION = 40
 
 
 def print_record(
-    console: Console, explanation: Explanation, *, near_misses: bool = False, imagined: bool = False
+    console: Console,
+    explanation: Explanation,
+    *,
+    near_misses: bool = False,
+    imagined: bool = False,
+    dry_run: bool = False,
 ) -> None:
-    """imagined: decided from files, so that nothing was done and nothing is to come."""
+    """imagined: decided from files, so that nothing was done and nothing is to come. dry_run: by the controller, so too."""
     explanation = msgspec.convert(_visible(msgspec.to_builtins(explanation)), Explanation)
     decision = explanation.decision
     sections = [_section("event", _event(explanation.event))]
@@ -71,13 +78,18 @@ def print_record(
     if decision.suppressed:
         sections.append(_section("log", [Text("suppressed: kept out of notifications, syslog and webhooks")]))
     if decision.actions:
-        pending = "" if imagined else "no outcome yet"
+        pending = "" if imagined or dry_run else "no outcome yet"
         sections.append(
-            _section("actions", [_action(record, explanation.outcomes, pending) for record in decision.actions])
+            _section(
+                "actions", [_action(record, decision, explanation.outcomes, pending) for record in decision.actions]
+            )
         )
     if explanation.flags:
         sections.append(_section("flags", [_flag(flag) for flag in explanation.flags]))
-    sections.append(_section("decided", [_imagined() if imagined else _decided(explanation.event, decision)]))
+    if dry_run:
+        sections.append(_section("dry run", [Text("this would be decided now; nothing was done", "dim")]))
+    else:
+        sections.append(_section("decided", [_imagined() if imagined else _decided(explanation.event, decision)]))
     print_trimmed(console, *sections)
 
 
@@ -190,7 +202,7 @@ def _match(match: Match) -> RenderableType:
     return Group(head, Padding(Group(*evidence), (0, 0, 0, 2)))
 
 
-def _action(record: ActionRecord, outcomes: Sequence[Outcome], pending: str) -> RenderableType:
+def _action(record: ActionRecord, decision: Decision, outcomes: Sequence[Outcome], pending: str) -> RenderableType:
     head = Text(describe_action(record.action), "bold")
     if record.target is not None:
         head.append(f"  {describe_target(record.target)}", "default")
@@ -205,14 +217,30 @@ def _action(record: ActionRecord, outcomes: Sequence[Outcome], pending: str) -> 
             course.append_text(Text.assemble(_ARROW, drawn))
         else:
             lines.append(Text.assemble(_ARROW, (outcome.id.rpartition("/")[2], "bold"), " ", drawn))
-    if not mine and record.status is Status.GRANTED and pending and not _is_immediate(record.action):
+    if held := _held_by(record, decision):
+        lines.append(Text.assemble(("held by ", "dim"), held))
+    if not mine and record.status is Status.GRANTED and pending and not _is_immediate(record):
         course.append_text(Text.assemble(_ARROW, (pending, "dim")))
     return Group(head, Padding(Group(*lines), (0, 0, 0, 2)))
 
 
-def _is_immediate(action: Action) -> bool:
+def _is_immediate(record: ActionRecord) -> bool:
     """Done with the decision itself, in its transaction: nothing comes back later."""
-    return isinstance(action, MakeRedFlag | MakeOpsFlag | SuppressLog)
+    if isinstance(record.action, Quarantine | ReleaseQuarantine):
+        return not record.agent
+    return isinstance(record.action, MakeRedFlag | MakeOpsFlag | SuppressLog)
+
+
+def _held_by(record: ActionRecord, decision: Decision) -> str:
+    """Whose quarantine it became by this decision, and until when."""
+    if record.status is not Status.GRANTED or not isinstance(record.action, Quarantine):
+        return ""
+    held = {
+        change.holder: change.until
+        for change in decision.changes
+        if isinstance(change, QuarantineHeld) and change.target == record.target
+    }
+    return ", ".join(holder if until is None else f"{holder} until {clock(until)}" for holder, until in held.items())
 
 
 def _outcomes_of(record: ActionRecord, outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -12,7 +12,7 @@ import msgspec
 
 from quell.model.action import word
 from quell.model.audit import QUELL, Actor, AuditEntry
-from quell.model.decision import Command, Outcome
+from quell.model.decision import ActionRecord, Command, Outcome
 from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget, Target
 from quell.response.facts import Quarantined
 
@@ -46,10 +46,32 @@ def of_outcome(command: Command, outcome: Outcome) -> AuditEntry:
     )
 
 
-def of_release(actor: Actor, key: str, held: Quarantined) -> AuditEntry:
-    """A person ends a quarantine; what came of the command is an entry of its own."""
+def of_request(actor: Actor, record: ActionRecord, comment: str) -> AuditEntry:
+    """A person asks for a quarantine; what came of the command is an entry of its own."""
+    parameters = {name: value for name, value in msgspec.to_builtins(record.action).items() if name != "type"}
+    told: dict[str, Any] = {
+        "command": record.id,
+        "target": None if record.target is None else _told(record.target),
+        "parameters": parameters,
+        "comment": comment,
+        "status": record.status.value,
+        "reason": None if record.reason is None else record.reason.value,
+        "explanation": record.explanation,
+    }
+    return AuditEntry(
+        actor=actor,
+        verb="quarantine",
+        kind="quarantine",
+        name="" if record.target is None else name_of(record.target),
+        after={name: value for name, value in told.items() if value not in (None, "", {})},
+    )
+
+
+def of_release(actor: Actor, key: str, held: Quarantined, holders: Sequence[str] = ()) -> AuditEntry:
+    """A person lets holders of a quarantine go; what came of the command is an entry of its own. holders: who stay."""
     before = {"holders": dict(held.holders), "since": held.since, "target": _told(held.target)}
-    return AuditEntry(actor=actor, verb="release", kind="quarantine", name=key, before=before)
+    after = {"holders": {holder: held.holders[holder] for holder in holders}} if holders else None
+    return AuditEntry(actor=actor, verb="release", kind="quarantine", name=key, before=before, after=after)
 
 
 def asker(asked_by: Sequence[str]) -> Actor:

@@ -7,7 +7,7 @@ import gc
 import socket
 import sqlite3
 import time
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ import structlog
 
 from quell import metrics
 from quell.channel.keys import load_or_create_key
-from quell.channel.messages import Hello, Seen
+from quell.channel.messages import Hello, Isolated, Seen
 from quell.configuration import Origin
-from quell.controller import audit_trail
 from quell.controller.audit_keeper import AuditKeeper
 from quell.controller.chains import Chains
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.editing import Changed, Editing
 from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
+from quell.controller.isolation import Isolation
 from quell.controller.live_settings import LiveSettings
-from quell.controller.own_events import after_outcome, makes_event, own_event
+from quell.controller.own_events import own_event
 from quell.controller.own_flags import keep, told_to
 from quell.controller.past import as_decided
 from quell.controller.pipeline import Pipeline
@@ -38,26 +38,23 @@ from quell.documents.load import Documents
 from quell.durations import parse_duration
 from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
-from quell.ids import uuid7
 from quell.matching.index import (
     Index,
     compile,  # noqa: A004 - the word of the design
 )
 from quell.model.action import word
-from quell.model.audit import Actor
 from quell.model.decision import Command, Flag, Outcome, StateChange
 from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
 from quell.model.sighting import Sightings
 from quell.model.subject import Subject
-from quell.response.quarantine import Release, let_go, run_out
 from quell.response.state import AgentFacts, Safety, State
 from quell.setting import read_budget
 from quell.settings import Settings
 from quell.storage import agents as stored_agents
 from quell.storage import flags as stored_flags
 from quell.storage import rejects as stored_rejects
-from quell.storage.records import Noted, Reject, Retention
+from quell.storage.records import Reject, Retention
 from quell.storage.store import Store
 
 #: Seconds between two looks at leases and at the size of what a restart would replay.
@@ -92,7 +89,7 @@ class Controller:
             time.time,
             held=self._holdings,
             use=self._decide_by,
-            release=lambda holder, why: self._release(let_go(self.state, time.time(), holder=holder), why),
+            release=self._released_with,
             told=self.happenings.configuring.changed,
             refused=self.happenings.configuring.refused,
         )
@@ -133,6 +130,7 @@ class Controller:
             self._write_failed,
             self.inventory,
         )
+        self.isolation = Isolation(store, self.pipeline, self.inventory, self.chains, time.time, self._submit_own)
         self._set_agents()
         _freeze()
 
@@ -307,6 +305,10 @@ class Controller:
         """What runs on an agent's machine, as its runtimes say."""
         self.inventory.sighted(hello, seen)
 
+    def told_of_isolation(self, hello: Hello, isolated: Isolated) -> None:
+        """What an agent keeps isolated, as it says itself."""
+        self.isolation.told(hello.agent, isolated)
+
     def take_sightings(self, sightings: Sightings) -> None:
         """What a cluster's Kubernetes says. ValueError: a source of no known kind."""
         self.inventory.take(sightings)
@@ -349,49 +351,13 @@ class Controller:
             )
         return told
 
-    def quarantines(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "key": key,
-                "target": msgspec.to_builtins(held.target),
-                "holders": held.holders,
-                "since": held.since,
-                "confirmed": held.confirmed,
-                "strict": held.strict,
-                "agent": held.agent,
-            }
-            for key, held in sorted(self.state.quarantines.items())
-        ]
-
-    async def release(self, key: str, by: Actor) -> bool:
-        """A person ends a quarantine, whoever holds it. False: there is none of this key."""
-        held, now = self.state.quarantines.get(key), time.time()
-        if held is None:
-            return False
-        noted = Noted(entry=audit_trail.of_release(by, key, held), time=now)
-        await self._release(let_go(self.state, now, key=key, by=str(by)), f"released by {by}", [noted])
-        return True
-
-    async def _release(self, released: Release, why: str, noted: Sequence[Noted] = ()) -> None:
-        if not released.changes:
-            return
-        now = time.time()
-        nodes = {command.target.node for command in released.commands}
-        subject = Subject(node=nodes.pop() if len(nodes) == 1 else None)
-        event = own_event(uuid7(now), "Quarantine.Release", subject, why, now, now)
-        await self.pipeline.submit_release(event, released, noted)
-
     # ---- what comes back
 
+    async def _released_with(self, holder: str, why: str) -> None:
+        await self.isolation.released_with(holder, why)
+
     def _settled(self, command: Command, outcome: Outcome) -> Sequence[StateChange]:
-        """What follows from an outcome. The event it makes enters the queue first: a crash between the two leaves the
-        outcome unacknowledged, so that it is reported again and makes the same event, which is then a repetition.
-        """
-        stored = self.store.event(command.event_id) if command.event_id and makes_event(command, outcome) else None
-        event = after_outcome(command, outcome, None if stored is None else as_decided(stored), time.time())
-        if event is not None:
-            self._ingest_own(event)
-        return self.state.outcome(outcome)
+        return self.isolation.settled(command, outcome)
 
     def _reported(self, command: Command, outcome: Outcome) -> None:
         _log.debug(
@@ -402,21 +368,23 @@ class Controller:
             reason=None if outcome.reason is None else outcome.reason.value,
         )
 
-    def _ingest_own(self, event: Event) -> None:
+    def _submit_own(self, submit: Callable[[], asyncio.Future[None]], event_id: str) -> None:
         """Queued at once, so that it stands before what is queued next, and again until it is on disk."""
         try:
-            written: asyncio.Future[None] | None = self.pipeline.submit([event])
+            written: asyncio.Future[None] | None = submit()
         except (QueueFull, StoreError):
             written = None
-        self._spawn(self._until_written(event, written))
+        self._spawn(self._until_written(submit, written, event_id))
 
-    async def _until_written(self, event: Event, written: asyncio.Future[None] | None) -> None:
+    async def _until_written(
+        self, submit: Callable[[], asyncio.Future[None]], written: asyncio.Future[None] | None, event_id: str
+    ) -> None:
         while True:
             try:
-                await (self.pipeline.submit([event]) if written is None else written)
+                await (submit() if written is None else written)
                 return
             except (QueueFull, StoreError) as error:
-                _log.error("an event of Quell's own cannot be written yet", event=event.id, error=str(error))
+                _log.error("an event of Quell's own cannot be written yet", id=event_id, error=str(error))
             written = None
             await asyncio.sleep(_TICK)
 
@@ -449,12 +417,10 @@ class Controller:
             self.happenings.tick()
             if self.pipeline.suspended:
                 continue
-            released = run_out(self.state, time.time())
-            if released.changes:
-                try:
-                    await self._release(released, "its lease ran out")
-                except (QueueFull, StoreError) as error:
-                    _log.error("a quarantine could not be released yet", error=str(error))
+            try:
+                await self.isolation.tick()
+            except (QueueFull, StoreError) as error:
+                _log.error("a quarantine could not be released yet", error=str(error))
             if self.store.statistics().replay_bytes > _REPLAY_BYTES:
                 self._snapshot()
 

@@ -5,53 +5,91 @@ Their ids are derived from the command's, so that a repeated outcome makes no se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from quell.detectors import DETECTORS
 from quell.model.action import Quarantine, ReleaseQuarantine
-from quell.model.decision import Command, Outcome, OutcomeStatus
+from quell.model.decision import (
+    Command,
+    Decision,
+    Outcome,
+    OutcomeStatus,
+    QuarantineHeld,
+    QuarantineLetGo,
+)
 from quell.model.event import Event
 from quell.model.subject import Container, NetworkTarget, Pod, Subject
+from quell.response.facts import Phase, Quarantined
+from quell.response.quarantine import LEASE, OWN, depth
 
 SOURCE = "quell"
-_SUFFIX = "/event"
 #: Events that follow from events that follow from events: more than this is a loop of rules (SEMANTICS section 4).
 MAX_CHAIN = 4
+QUARANTINED, UNQUARANTINED = "Container.Quarantined", "Container.Unquarantined"
+_NAMES = {Quarantine: QUARANTINED, ReleaseQuarantine: UNQUARANTINED}
 
 
-def makes_event(command: Command, outcome: Outcome) -> bool:
-    """Whether this outcome makes an event, and is not the end of a chain."""
-    done = outcome.status is OutcomeStatus.DONE and type(command.action) in _NAMES
-    return done and not ends_chain(command.id)
+def makes_event(command: Command, outcome: Outcome, held: Quarantined | None) -> bool:
+    """Whether this outcome makes an event. held: the quarantine before the outcome counts.
 
-
-def after_outcome(command: Command, outcome: Outcome, cause: Event | None, received: float) -> Event | None:
-    """The event that an outcome makes; None for most, and at the end of a chain.
-
-    cause: what the command answered, whose subject says more than the target; None if it is no longer kept.
+    One that only made a quarantine longer or stricter makes none, nor one that opened nothing because the namespace is
+    held under another key.
     """
-    if not makes_event(command, outcome):
+    if outcome.status is not OutcomeStatus.DONE:
+        return False
+    match command.action:
+        case Quarantine():
+            return held is None or not held.confirmed
+        case ReleaseQuarantine():
+            return not outcome.facts.get("still_held") or bool(outcome.facts.get("namespaces"))
+        case _:
+            return False
+
+
+def after_outcome(
+    command: Command,
+    outcome: Outcome,
+    held: Quarantined | None,
+    *,
+    cause: Event | None = None,
+    decided: Decision | None = None,
+    received: float,
+) -> Event | None:
+    """The event that an outcome makes; None for most.
+
+    cause: what the quarantine began with, whose subject says more than the target; None if it is no longer kept.
+    decided: the decision that the command came from, likewise.
+    """
+    if not makes_event(command, outcome, held):
         return None
-    name = _NAMES[type(command.action)]
     target = command.target
     assert isinstance(target, NetworkTarget)  # noqa: S101 - these two actions have no other
-    by = ", ".join(asker.replace("/", " ") for asker in command.asked_by) or "nobody known"
-    verb = "quarantined" if isinstance(command.action, Quarantine) else "unquarantined"
-    message = f"{target.key} {verb} ({by})"
-    return own_event(f"{command.id}{_SUFFIX}", name, _subject(target, cause), message, outcome.time, received)
+    subject = subject_of(target, cause)
+    holders = _holders(command, held, decided)
+    what = _named(subject, target)
+    if isinstance(command.action, Quarantine):
+        message = f"{what} quarantined by {_said(holders)}"
+    else:
+        message = f"{what} unquarantined by {_said(command.asked_by)}"
+        others = [holder for holder in holders if holder not in command.asked_by]
+        message += f", held before by {_said(others)}" if others else ""
+    name = _NAMES[type(command.action)]
+    return own_event(
+        following(command.id), name, subject, message, outcome.time, received, **about(target.key, holders)
+    )
 
 
 def ends_chain(cause: str) -> bool:
     """Whether what follows from a command or delivery of this id is not to be answered any more."""
-    return cause.count(_SUFFIX) >= MAX_CHAIN
+    return depth(cause) >= MAX_CHAIN
 
 
 def following(cause: str) -> str:
     """The id of the event that follows from a command or delivery of this id."""
-    return f"{cause}{_SUFFIX}"
+    return f"{cause}{OWN}"
 
 
 def own_event(
@@ -62,10 +100,11 @@ def own_event(
     time: float,
     received: float,
     facts: Mapping[str, str] | None = None,
+    **details: Any,
 ) -> Event:
     """An event of Quell itself, in the native form, so that it takes the path of any other.
 
-    facts: what the message says, for programs.
+    facts: what the message says, for programs. details: other fields of quell.detectors.form.PlainForm.
     """
     told: dict[str, Any] = {
         "id": identifier,
@@ -73,13 +112,54 @@ def own_event(
         "category": "event",
         "name": name,
         "subject": subject,
-        "details": {"message": message} | ({"facts": facts} if facts else {}),
+        "details": {"message": message} | ({"facts": facts} if facts else {}) | details,
     }
     return DETECTORS[SOURCE].decode(msgspec.json.encode(told), id=identifier, received=received)
 
 
-def _subject(target: NetworkTarget, cause: Event | None) -> Subject:
-    if cause is not None and cause.subject.node == target.node:
+def about(key: str, holders: Iterable[str]) -> dict[str, Any]:
+    """The details that tell of a quarantine (quell.detectors.form.PlainForm): its holders, and the rules among them."""
+    holders = list(holders)
+    found = {each.removeprefix("rule/") for each in holders if each.startswith("rule/")}
+    rules = sorted(int(each) for each in found if each.isdigit())
+    return {"rules": rules, "holders": holders, "quarantine": key}
+
+
+def _holders(command: Command, held: Quarantined | None, decided: Decision | None) -> list[str]:
+    """Who holds it, or who held it until it was released."""
+    changes = () if decided is None else decided.changes
+    if isinstance(command.action, Quarantine):
+        if held is not None and held.holders:
+            return list(held.holders)
+        told = [change.holder for change in changes if isinstance(change, QuarantineHeld)]
+        return told or list(command.asked_by)
+    if held is not None and held.phase is Phase.RELEASING:
+        return list(held.former)
+    key = command.target.key if isinstance(command.target, NetworkTarget) else ""
+    return [change.holder for change in changes if isinstance(change, QuarantineLetGo) and change.key == key]
+
+
+def _said(refs: Iterable[str]) -> str:
+    """(rule 8), (policy shells), (user ann): as notifications show it. SEMANTICS section 4."""
+    words = ["the end of its lease" if ref == LEASE else f"({' '.join(ref.split('/', 1))})" for ref in refs]
+    return ", ".join(words) or "nobody known"
+
+
+def _named(subject: Subject, target: NetworkTarget) -> str:
+    if subject.pod is not None and subject.pod.name:
+        return f"Pod {subject.namespace or '?'}/{subject.pod.name}"
+    if subject.container is not None:
+        name, short = subject.container.name, subject.container.id[:12]
+        return f"Container {name} ({short})" if name else f"Container {short}"
+    process = subject.process
+    if process is not None and process.pid is not None:
+        return f"The network of process {process.name or ''} ({process.pid})".replace("  ", " ")
+    return target.key
+
+
+def subject_of(target: NetworkTarget, cause: Event | None) -> Subject:
+    """What an event about a quarantine is about. cause: what the quarantine began with, if that is still kept."""
+    if cause is not None and _is_about(cause.subject, target):
         container = cause.subject.container
         if container is None:
             return cause.subject
@@ -94,4 +174,10 @@ def _subject(target: NetworkTarget, cause: Event | None) -> Subject:
     )
 
 
-_NAMES = {Quarantine: "Container.Quarantined", ReleaseQuarantine: "Container.Unquarantined"}
+def _is_about(subject: Subject, target: NetworkTarget) -> bool:
+    """A violation may be told by the server, and its client be the one that is isolated."""
+    if subject.node != target.node:
+        return False
+    return target.container_id is None or (
+        subject.container is not None and subject.container.id == target.container_id
+    )

@@ -23,12 +23,11 @@ from quell.errors import QueueFull, StoreError
 from quell.evaluate import evaluate
 from quell.matching.index import Index
 from quell.model.action import SendWebhook, SuppressLog
-from quell.model.decision import ActionRecord, Command, Decision, Flag, Status
+from quell.model.decision import Command, Decision, Flag, Status
 from quell.model.event import Event
 from quell.response.commands import commands
 from quell.response.endpoints import subscribers
 from quell.response.flags import flags
-from quell.response.quarantine import Release
 from quell.response.state import State
 from quell.storage.records import Entry, Noted, OutboxItem
 from quell.storage.store import Store
@@ -108,35 +107,17 @@ class Pipeline:
         self._append(entries, future)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
-    def submit_release(self, event: Event, release: Release, noted: Sequence[Noted] = ()) -> asyncio.Future[None]:
-        """Journal an event of Quell's own whose decision is to let go of quarantines, and send what follows.
+    def submit_decided(self, event: Event, decision: Decision, noted: Sequence[Noted] = ()) -> asyncio.Future[None]:
+        """As `submit`, of one event of Quell's own that is decided already: no rule is asked.
 
         noted: for the audit log, in the same transaction.
         """
         self.check(1, len(event.raw))
-        ordered = [msgspec.structs.replace(command, event_id=event.id) for command in release.commands]
-        decision = Decision(
-            event_id=event.id,
-            time=self._clock(),
-            revision=self.index.revision,
-            actions=tuple(
-                ActionRecord(
-                    id=command.id,
-                    action=command.action,
-                    target=command.target,
-                    asked_by=command.asked_by,
-                    status=Status.GRANTED,
-                    agent=command.agent,
-                )
-                for command in ordered
-            ),
-            changes=release.changes,
-        )
-        self.state.apply(decision)
-        metrics.decided(event, decision, ())
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._append([Entry(event=event, decision=decision, outbox=tuple(map(outbox_item, ordered)))], future, noted)
-        return future
+        fresh, awaited = self._fresh([event], future)
+        entries = [self._entry(each, decision, decision.time) for each in fresh]
+        self._append(entries, future, noted)
+        return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
     def submit_unanswered(self, event: Event, flag: Flag | None) -> asyncio.Future[None]:
         """Journal an event of Quell's own that no rule may answer, with the flag that says so to people."""

@@ -100,6 +100,10 @@ class PlainForm(Struct, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
     #: What the message says, for programs.
     facts: dict[str, str] = {}
+    #: The ids of the rules that hold or held a quarantine, all its holders, and its key.
+    rules: tuple[Natural, ...] = ()
+    holders: tuple[str, ...] = ()
+    quarantine: str | None = None
 
 
 class SecurityForm(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -20,7 +20,14 @@ from quell.detectors.form import (
     seconds,
 )
 from quell.detectors.line import read
-from quell.detectors.sections import Section, details_of, is_content_threat, is_managed_client, read_section
+from quell.detectors.sections import (
+    Section,
+    details_of,
+    is_content_threat,
+    is_managed_client,
+    read_section,
+    same_container,
+)
 from quell.errors import EventError
 from quell.ids import uuid7
 from quell.model.details import Details
@@ -246,7 +253,7 @@ def _sided(subject: Subject, section: SecurityForm, kind: Kind | None) -> Subjec
     if endpoint is None or not endpoint.workload:
         return subject
     here = subject.container.id if subject.container is not None else None
-    if here == endpoint.workload or (here is None and subject.pod is not None):
+    if same_container(here, endpoint.workload) or (here is None and subject.pod is not None):
         return subject
     if here is not None:
         # The detector spoke of the other side: nothing it said of that one holds for this one.

@@ -43,6 +43,8 @@ _DECODERS: dict[Category, msgspec.json.Decoder[Section]] = {
 }
 
 _SEVERITIES = {word.lower(): word for word in ("Critical", "High", "Medium", "Low", "Info")}
+#: Digits to which runtimes and detectors shorten a container's id.
+_SHORT_ID = 12
 _REPORTS = ("Container", "Host", "Registry", "Platform")
 
 
@@ -77,7 +79,7 @@ def details_of(section: Section, name: str, kind: Kind | None, reporting: str | 
     """
     match section:
         case PlainForm():
-            return PlainDetails(message=section.message, user=section.user, facts=section.facts)
+            return msgspec.convert(section, PlainDetails, from_attributes=True)
         case SecurityForm():
             return SecurityDetails(
                 message=section.message,
@@ -112,11 +114,7 @@ def role_of(section: SecurityForm, name: str, kind: Kind | None, reporting: str 
             if reporter is not None:
                 found = Role.VICTIM if reporter == section.target else Role.ATTACKER
     elif kind is Kind.VIOLATION and section.connection is not None:
-        client, server = section.connection.client, section.connection.server
-        is_server = server is not None and reporting is not None and server.workload == reporting
-        is_moved = client is not None and bool(client.workload)
-        managed = is_managed_client(section.connection) and (is_moved or not is_server)
-        found = Role.ATTACKER if managed else Role.VICTIM
+        found = _role_in_violation(section.connection, reporting)
     if said is not None and found is not None and said is not found:
         raise EventError(f"Expected `{found}` by the other details, got `{said}` - at `$.details.role`")
     return said or found
@@ -137,9 +135,29 @@ def _side_of(connection: ConnectionForm | None, container: str | None) -> str | 
     sides = [
         side
         for side, endpoint in (("client", connection.client), ("server", connection.server))
-        if endpoint is not None and endpoint.workload == container
+        if endpoint is not None and same_container(endpoint.workload, container)
     ]
     return sides[0] if len(sides) == 1 else None
+
+
+def _role_in_violation(connection: ConnectionForm, reporting: str | None) -> Role | None:
+    """The subject is the client if that is managed and named; None: the subject could be either side."""
+    client, server = connection.client, connection.server
+    if not is_managed_client(connection):
+        return Role.VICTIM
+    if client is not None and client.workload:
+        return Role.ATTACKER
+    if server is None or not server.workload or reporting is None:
+        return None
+    return Role.VICTIM if same_container(server.workload, reporting) else Role.ATTACKER
+
+
+def same_container(one: str | None, other: str | None) -> bool:
+    """Whether two ids name one container: alike, or one shortened as detectors do it (12 digits or more)."""
+    if not one or not other:
+        return False
+    short, whole = sorted((one, other), key=len)
+    return short == whole or (len(short) >= _SHORT_ID and whole.startswith(short))
 
 
 def _connection(form: ConnectionForm | None) -> Connection | None:

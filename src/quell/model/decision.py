@@ -130,6 +130,10 @@ class CommandExpected(Struct, frozen=True, gc=False, kw_only=True, tag="expected
     #: Key of the quarantine it makes, or ends if release.
     quarantine: str = ""
     release: bool = False
+    #: It makes strict what was not.
+    strict: bool = False
+    #: Of a release: when it was ordered.
+    at: float = 0.0
 
 
 class CommandEnded(Struct, frozen=True, gc=False, kw_only=True, tag="ended"):
@@ -144,6 +148,8 @@ class QuarantineHeld(Struct, frozen=True, gc=False, kw_only=True, tag="quarantin
     #: Id of the agent that carries it out.
     agent: str = ""
     at: float = 0.0
+    #: Id of the event whose decision it is.
+    cause: str = ""
 
 
 class QuarantineConfirmed(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-confirmed"):
@@ -155,6 +161,12 @@ class QuarantineConfirmed(Struct, frozen=True, gc=False, kw_only=True, tag="quar
 class QuarantineLetGo(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-let-go"):
     key: str
     holder: str
+
+
+class QuarantineRelaxed(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-relaxed"):
+    """It could not be made strict."""
+
+    key: str
 
 
 class QuarantineEnded(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-ended"):
@@ -184,6 +196,7 @@ StateChange = (
     | QuarantineHeld
     | QuarantineConfirmed
     | QuarantineLetGo
+    | QuarantineRelaxed
     | QuarantineEnded
     | RefusalCounted
 )

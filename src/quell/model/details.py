@@ -38,6 +38,12 @@ class PlainDetails(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     user: str | None = None
     #: What the message says, for programs.
     facts: dict[str, str] = {}
+    #: Of Container.Quarantined and Container.Unquarantined: the ids of the rules that hold or held it,
+    rules: tuple[int, ...] = ()
+    #: all its holders, such as rule/8, policy/NAME and user/NAME,
+    holders: tuple[str, ...] = ()
+    #: and its key.
+    quarantine: str | None = None
 
 
 class SecurityDetails(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True, tag="security-event"):

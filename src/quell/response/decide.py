@@ -241,9 +241,7 @@ class _Deciding:
             if refusal is None and not joins:
                 refusal = self._unaffordable(ask, aimed)
             verdicts.append(Verdict(ask, _audited(ask, refusal)))
-        record = self._record(
-            action, verdicts, target, "" if joins else agent, "it is isolated already" if joins else ""
-        )
+        record = self._record(action, verdicts, target, "" if joins else agent, _joined(lease) if joins else "")
         granted = _granted(verdicts)
         if not granted:
             return
@@ -260,12 +258,14 @@ class _Deciding:
                     strict=action.strict,
                     agent=agent,
                     at=self.now,
+                    cause=self.event.id,
                 )
             )
-        strict = action.strict or (lease is not None and lease.strict)
+        was_strict = lease is not None and lease.strict
+        strict = action.strict or was_strict
         self._leases[target.key] = Lease(last(holders.values()), strict, holders)
         if not joins:
-            self._expect(record, granted, target.key, quarantine=target.key)
+            self._expect(record, granted, target.key, quarantine=target.key, strict=strict and not was_strict)
             self._spend(granted, aimed)
 
     def _unsafe(self, ask: Ask, key: str, *, joins: bool = False) -> Refusal | None:
@@ -369,11 +369,15 @@ class _Deciding:
                 )
             )
 
-    def _expect(self, record: ActionRecord, granted: list[Ask], key: str, quarantine: str = "") -> None:
+    def _expect(
+        self, record: ActionRecord, granted: list[Ask], key: str, quarantine: str = "", *, strict: bool = False
+    ) -> None:
         """Success, told by the outcome, starts the cooldowns."""
         cooldowns = [(cooldown_key(ask, key), ask.cooldown) for ask in granted if ask.cooldown is not None]
         if cooldowns or quarantine:
-            expected = CommandExpected(id=record.id, cooldowns=tuple(dict.fromkeys(cooldowns)), quarantine=quarantine)
+            expected = CommandExpected(
+                id=record.id, cooldowns=tuple(dict.fromkeys(cooldowns)), quarantine=quarantine, strict=strict
+            )
             self.changes.append(expected)
 
     def _told(self, granted: list[Ask], key: str) -> None:
@@ -400,6 +404,11 @@ class _Deciding:
         self.changes.append(BudgetSpent(keys=tuple(keys), at=self.now, window=window))
         for ask in granted:
             self._count(ask)
+
+
+def _joined(lease: Lease | None) -> str:
+    holders = ", ".join(lease.holders) if lease is not None else ""
+    return f"it is isolated already, held by {holders}" if holders else "it is isolated already"
 
 
 def _audited(ask: Ask, refusal: Refusal | None) -> Refusal | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import StrEnum
 
 from msgspec import Struct
 
@@ -79,6 +80,16 @@ class Workload(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     taught_by: str = ""
 
 
+class Phase(StrEnum):
+    """Where a quarantine is on its way; quell.response.lifecycle has the ways between."""
+
+    #: A command to isolate is on its way.
+    ASKED = "asked"
+    ISOLATED = "isolated"
+    #: Nobody holds it; a command to release is on its way, or is tried again.
+    RELEASING = "releasing"
+
+
 class Quarantined(Struct, kw_only=True, omit_defaults=True):
     """One isolated network namespace, and who holds it so until when (None: until let go). SEMANTICS section 4."""
 
@@ -90,6 +101,19 @@ class Quarantined(Struct, kw_only=True, omit_defaults=True):
     since: float = 0.0
     #: The agent said that it is done.
     confirmed: bool = False
+    #: Id of the event that it began with.
+    cause: str = ""
+    #: Those who held it before, and let go.
+    former: tuple[str, ...] = ()
+    #: How often its release was ordered, and when last.
+    tries: int = 0
+    tried: float = 0.0
+
+    @property
+    def phase(self) -> Phase:
+        if not self.holders:
+            return Phase.RELEASING
+        return Phase.ISOLATED if self.confirmed else Phase.ASKED
 
     @property
     def lease(self) -> float | None:

@@ -24,6 +24,7 @@ from quell.model.decision import (
     QuarantineEnded,
     QuarantineHeld,
     QuarantineLetGo,
+    QuarantineRelaxed,
     Reason,
     RefusalCounted,
     StateChange,
@@ -84,7 +85,9 @@ class State:
         expected = self.pending.get(outcome.id)
         if expected is None:
             return ()
-        changes = tuple(_consequences(expected, outcome, self.quarantines.get(expected.quarantine)))
+        held = self.quarantines.get(expected.quarantine)
+        awaited = held is not None and self._is_being_isolated(expected.quarantine, outcome.id)
+        changes = tuple(_consequences(expected, outcome, held, awaited=awaited))
         self.change(changes)
         return changes
 
@@ -167,6 +170,8 @@ class State:
                 self._spend(change)
             case CommandExpected():
                 self.pending[change.id] = change
+                if change.release and (held := self.quarantines.get(change.quarantine)) is not None:
+                    held.tries, held.tried = held.tries + 1, change.at
             case CommandEnded():
                 self.pending.pop(change.id, None)
             case QuarantineHeld():
@@ -175,8 +180,10 @@ class State:
                 if change.key in self.quarantines:
                     self.quarantines[change.key].confirmed = True
             case QuarantineLetGo():
+                self._let_go(change)
+            case QuarantineRelaxed():
                 if change.key in self.quarantines:
-                    self.quarantines[change.key].holders.pop(change.holder, None)
+                    self.quarantines[change.key].strict = False
             case QuarantineEnded():
                 self.quarantines.pop(change.key, None)
             case RefusalCounted():
@@ -199,16 +206,32 @@ class State:
         if not isinstance(target, NetworkTarget):
             raise TypeError(f"Expected a network target, got {type(target).__name__}")
         held = self.quarantines.get(target.key)
-        if held is None:
-            held = self.quarantines[target.key] = Quarantined(target=target, holders={}, since=change.at)
-        if not held.holders:
-            held.confirmed = False
+        if held is None or not held.holders:
+            # Also where it was just being released: what comes now is another quarantine, and a command of its own.
+            held = Quarantined(target=target, holders={}, since=change.at, cause=change.cause)
+            self.quarantines[target.key] = held
         held.holders[change.holder] = change.until
         held.strict = held.strict or change.strict
         held.agent = change.agent or held.agent
 
+    def _let_go(self, change: QuarantineLetGo) -> None:
+        held = self.quarantines.get(change.key)
+        if held is not None and change.holder in held.holders:
+            del held.holders[change.holder]
+            held.former = (*(each for each in held.former if each != change.holder), change.holder)
 
-def _consequences(expected: CommandExpected, outcome: Outcome, held: Quarantined | None) -> Iterable[StateChange]:
+    def _is_being_isolated(self, key: str, besides: str) -> bool:
+        """Whether a command to isolate it has no outcome yet, so that it may still be carried out."""
+        return any(
+            expected.quarantine == key and not expected.release and identifier != besides
+            for identifier, expected in self.pending.items()
+        )
+
+
+def _consequences(
+    expected: CommandExpected, outcome: Outcome, held: Quarantined | None, *, awaited: bool
+) -> Iterable[StateChange]:
+    """awaited: another command to isolate the same is still on its way; until its outcome nothing has ended."""
     yield CommandEnded(id=expected.id)
     done = outcome.status is OutcomeStatus.DONE
     if done:
@@ -222,8 +245,10 @@ def _consequences(expected: CommandExpected, outcome: Outcome, held: Quarantined
     elif done:
         yield QuarantineConfirmed(key=expected.quarantine)
     else:
+        if expected.strict:
+            yield QuarantineRelaxed(key=expected.quarantine)
         ended = ended or not held.confirmed
-    if ended:
+    if ended and not awaited:
         yield QuarantineEnded(key=expected.quarantine)
 
 

@@ -26,8 +26,11 @@ from quell.response.state import State
 
 #: Digits of a container's id by which runtimes and detectors shorten it.
 SHORT_ID = 12
+#: The event of Quell's own that a person's wish to isolate something is.
+REQUEST = "Quarantine.Request"
 
 _PROCESS_ACTIONS = (KillProcess, KillProcessGroup, KillProcessTree, ReniceProcess)
+_VICTIM = "it is the victim, not the attacker"
 
 
 class Refusal(NamedTuple):
@@ -184,18 +187,26 @@ def _network(event: Event, details: Decoded, state: State) -> Aim:
     container, pod, process = subject.container, subject.pod, subject.process
     netns = None if process is None else process.netns
     host_netns = None if agent is None else agent.host_netns
-    if not subject.is_workload:
+    if not subject.is_workload and process is not None and _is_request(event):
+        # A person means this process; the agent looks at its namespace, and knows which is the machine's own.
+        process, doubt = _proven(process, agent)
+        refusal = doubt or refusal
+    elif not subject.is_workload:
         if process is None or netns is None:
             return _not_applicable(subject, "it is about a host, not a container")
+        process, doubt = _proven(process, agent)
+        refusal = doubt or refusal
         if host_netns is not None and netns == host_netns:
             return _not_applicable(subject, "the process is in the host's own network namespace")
         if host_netns is None and refusal is None:
             refusal = Refusal(Reason.UNSUPPORTED, "the agent does not know the host's own network namespace")
+    if process is not None and process.pid is not None and not subject.is_workload:
+        refusal = _guarded(process, agent) or refusal
     if _shares_host_network(container, netns, host_netns):
         refusal = Refusal(Reason.HOST_NETWORK, "it is in the host's own network namespace")
     target = NetworkTarget(
         node=_node(subject, agent),
-        key=_network_key(subject, agent),
+        key=_network_key(subject, process),
         container_id=None if container is None else container.id,
         pod_uid=None if pod is None else pod.uid,
         process=process,
@@ -211,7 +222,26 @@ def _shares_host_network(container: Container | None, netns: int | None, host_ne
     return container.host_network is True or (netns is not None and netns == host_netns)
 
 
-def _network_key(subject: Subject, agent: AgentFacts | None) -> str:
+def _is_request(event: Event) -> bool:
+    return event.source == "quell" and event.name == REQUEST
+
+
+def _proven(process: Process, agent: AgentFacts | None) -> tuple[Process, Refusal | None]:
+    """A process whose namespace is meant, with its boot, and what leaves open which process that is."""
+    if process.pid is None:
+        return process, Refusal(Reason.NO_TARGET, "there is no process id; a process is never found by its name")
+    if process.start_ticks is None and process.start_time is None:
+        said = "there is no start time of the process, so that the number could be another's by now"
+        return process, Refusal(Reason.IDENTITY, said)
+    if agent is None or not agent.boot_id:
+        return process, None
+    if process.boot_id is None:
+        return msgspec.structs.replace(process, boot_id=agent.boot_id), None
+    stale = process.boot_id != agent.boot_id
+    return process, Refusal(Reason.STALE, "the process is of another boot of the machine") if stale else None
+
+
+def _network_key(subject: Subject, process: Process | None) -> str:
     """Pod UID, else the sandbox's owner, else the container, else the process itself (SEMANTICS section 4)."""
     if subject.pod is not None and subject.pod.uid:
         return subject.pod.uid
@@ -219,10 +249,7 @@ def _network_key(subject: Subject, agent: AgentFacts | None) -> str:
         return subject.container.sandbox or subject.container.id
     if subject.pod is not None:
         return f"{subject.namespace}/{subject.pod.name}"
-    process = subject.process or Process()
-    if process.boot_id is None and agent is not None and agent.boot_id:
-        process = msgspec.structs.replace(process, boot_id=agent.boot_id)
-    return process_key(process)
+    return process_key(process or Process())
 
 
 def _isolated(event: Event, details: Decoded, state: State) -> tuple[Subject, str]:
@@ -239,27 +266,42 @@ def _isolated(event: Event, details: Decoded, state: State) -> tuple[Subject, st
                 return subject, "the report does not say which container or pod was scanned"
         case Category.SECURITY_EVENT:
             security = details()
-            if isinstance(security, SecurityDetails):
-                return _attacker(event, security, state)
+            return _attacker(event, security if isinstance(security, SecurityDetails) else SecurityDetails(), state)
         case _:
             pass
     return subject, ""
 
 
 def _attacker(event: Event, security: SecurityDetails, state: State) -> tuple[Subject, str]:
-    """A threat's reporting workload unless it is the victim; a violation's client if it is managed; nobody else."""
+    """A threat's reporting workload if it is the attacker; a violation's client if it is managed; nobody else."""
     subject = event.subject
-    if event.kind is Kind.THREAT and (event.catalogue_name or event.name).startswith(("DLP.", "WAF.")):
+    match event.kind:
+        case Kind.VIOLATION:
+            return _violator(subject, security, state)
+        case Kind.THREAT if (event.catalogue_name or event.name)[:4].upper() not in ("DLP.", "WAF."):
+            if security.role is None:
+                return subject, "the event does not say whether it is the attacker or the victim"
+            return subject, _VICTIM if security.role is Role.VICTIM else ""
+        case Kind.THREAT:
+            return subject, ""
+        case _:
+            return subject, _VICTIM if security.role is Role.VICTIM else ""
+
+
+def _violator(subject: Subject, security: SecurityDetails, state: State) -> tuple[Subject, str]:
+    """The client of a violation. Without a connection the event's subject is it only if the event says so."""
+    client = None if security.connection is None else security.connection.client
+    if client is None and security.connection is None and security.role is Role.ATTACKER:
         return subject, ""
-    connection = security.connection
-    if event.kind is Kind.VIOLATION and connection is not None:
-        client = connection.client
-        if client is None or not client.image:
-            return subject, "the client is not managed, and a server is not isolated for what a client does"
-        if client.workload and not is_container(subject, client.workload):
-            return _client(client, client.workload, subject, state), ""
-    if security.role is Role.VICTIM:
-        return subject, "it is the victim, not the attacker"
+    if client is None:
+        return subject, "the event does not say who the client is, and a server is not isolated for what a client does"
+    if not client.image:
+        return subject, "the client is not managed, and a server is not isolated for what a client does"
+    if client.workload:
+        same = is_container(subject, client.workload)
+        return (subject if same else _client(client, client.workload, subject, state)), ""
+    if security.role is not Role.ATTACKER:
+        return subject, "the event does not say which container the client is"
     return subject, ""
 
 

@@ -7,7 +7,7 @@ import select
 import signal
 
 from quell.agent import proc
-from quell.agent.kernel import Capabilities, Isolation
+from quell.agent.kernel import Capabilities, Isolation, Look
 from quell.agent.linux import capabilities, namespace
 from quell.agent.proc import Facts
 
@@ -100,6 +100,9 @@ class LinuxKernel:
 
     def inode(self, namespace: int) -> int:
         return os.fstat(namespace).st_ino
+
+    def look(self, opened: int) -> Look:
+        return namespace.look(opened)
 
     def isolate(self, opened: int, *, strict: bool) -> Isolation:
         return namespace.isolate(opened, strict=strict)

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Protocol, TypeVar, cast
 
 from quell.agent import proc
-from quell.agent.kernel import Isolation
+from quell.agent.kernel import Isolation, Look
 from quell.agent.linux.nftables import Nftables, closing, free_name, ours, removal
 
 _CLONE_NEWNET = 0x40000000
@@ -93,6 +93,16 @@ def _enter(namespace: int | None) -> None:
 def isolate(namespace: int, *, strict: bool) -> Isolation:
     """Close it, replacing what an earlier call made, in one transaction."""
     return within(namespace, lambda: _close(strict=strict, list_interfaces=_interfaces))
+
+
+def look(namespace: int) -> Look:
+    """Which one it is, and whether what isolate made is there."""
+
+    def work() -> Look:
+        with _nftables() as nftables:
+            return Look(cookie=nftables.cookie(), closed=bool(ours(nftables.tables())))
+
+    return within(namespace, work)
 
 
 def release(namespace: int, *, cookie: int = 0) -> bool:
@@ -223,4 +233,13 @@ def _mounted() -> Iterator[tuple[int, str]]:
     for folder in _MOUNTS:
         with contextlib.suppress(OSError):
             for entry in os.scandir(folder):
-                yield entry.stat().st_ino, entry.path
+                found = entry.stat()
+                # One that is being made, or whose mount is not seen from here, is a plain file.
+                if found.st_dev == _nsfs():
+                    yield found.st_ino, entry.path
+
+
+@cache
+def _nsfs() -> int:
+    """The device that all namespaces are files of."""
+    return os.stat("/proc/self/ns/net").st_dev  # noqa: PTH116 - a number, no path
