@@ -376,11 +376,11 @@ class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
         setting(
             "Longest wait between two attempts; the first is half a second, and each is twice the one before.",
             unit=Unit.DURATION,
-            reason="A receiver that is back is noticed within a minute.",
+            reason="A receiver that is back is noticed within half a minute.",
             risk="Too high keeps a receiver that is back waiting; too low asks one that is ill too often.",
             least="1s",
         ),
-    ] = "1m"
+    ] = "30s"
     flag_after: Annotated[
         str,
         setting(

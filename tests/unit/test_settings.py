@@ -47,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "webhooks.allow_private": False,
     "webhooks.timeout": "5s",
     "webhooks.allow_networks": (),
-    "webhooks.longest_wait": "1m",
+    "webhooks.longest_wait": "30s",
     "webhooks.flag_after": "10m",
     "webhooks.give_up_after": "24h",
     "webhooks.proxy": "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,157 @@ def test_an_unknown_protocol_is_left_out_rather_than_guessed() -> None:
     odd = event(SecurityDetails(connection=Connection(protocol="quic")))
     assert "ip_proto" not in json.loads(body(WebhookType.JSON, notice(odd, decision())))
     assert msgspec.json.decode(body(WebhookType.JSON, notice(odd, decision())))["rules"][0].keys() == {"ref", "name"}
+
+
+def hostile(form: str) -> Event:
+    """The form's event with hostile text wherever its JSON has text."""
+    subject = msgspec.convert(
+        {
+            "cluster": HOSTILE,
+            "node": HOSTILE,
+            "namespace": HOSTILE,
+            "image": HOSTILE,
+            "service": HOSTILE,
+            "container": {"id": HOSTILE, "name": HOSTILE},
+            "process": {"pid": 1, "name": HOSTILE, "exe": HOSTILE, "cmdline": HOSTILE},
+        },
+        Subject,
+    )
+    made, _ = FORMS[form]
+    details = made.details()
+    if details is not None:
+        fields = msgspec.to_builtins(details)
+        details = msgspec.convert({"type": fields["type"], **_hostile(fields)}, Details)
+    return msgspec.structs.replace(made, name=HOSTILE, subject=subject, decode=lambda _: details)
+
+
+def _hostile(fields: dict[str, Any]) -> dict[str, Any]:
+    kept = {"type", "severity", "role", "report", "protocol", "operation", "outcome", "level", "number"}
+
+    def changed(name: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _hostile(value)
+        if isinstance(value, list | tuple):
+            return [changed(name, each) for each in value]
+        return HOSTILE if isinstance(value, str) and name not in kept else value
+
+    return {name: changed(name, value) for name, value in fields.items()}
+
+
+FLAG = Flag(
+    id="i1/2",
+    flag_class=FlagClass.OPS,
+    severity=Severity.LOW,
+    name=HOSTILE,
+    description=HOSTILE,
+    impact=HOSTILE,
+    content=HOSTILE,
+    subject=Subject(node=HOSTILE, cluster=HOSTILE),
+    asked_by=("rule/20",),
+    time=1773235239.0,
+)
+TOLD = {
+    **{form: (lambda form=form: notice(hostile(form), decision(), [rule(HOSTILE)])) for form in FORMS},
+    "flag": lambda: flag_notice(FLAG),
+}
+#: Slack's incoming webhooks cut a text there; Teams refuses larger bodies.
+SLACK_CHARACTERS, TEAMS_BYTES = 40_000, 28 * 1024
+
+
+@pytest.mark.parametrize("form", TOLD)
+def test_slack_bodies_follow_slacks_rules(form: str) -> None:
+    """https://api.slack.com/reference/surfaces/formatting: & < and > only as entities, and no other control sequence."""
+    sent = json.loads(body(WebhookType.SLACK, TOLD[form]()))
+    assert set(sent) == {"text", "username"}
+    text = sent["text"]
+    assert 0 < len(text) <= SLACK_CHARACTERS
+    head, marker, rest = text.partition(">>> ")
+    assert marker
+    assert not re.search(r"[<>]|&(?!amp;|lt;|gt;)", head + rest)
+    # Three lines of heading, whatever is in the values, and a line of fields.
+    assert head.count("\n") == 3
+    assert "\n" not in rest
+    assert sent["username"].isprintable()
+
+
+@pytest.mark.parametrize("form", TOLD)
+def test_teams_bodies_follow_the_rules_of_message_cards(form: str) -> None:
+    """https://learn.microsoft.com/outlook/actionable-messages/message-card-reference"""
+    content = body(WebhookType.TEAMS, TOLD[form]())
+    sent = json.loads(content)
+    assert (sent["@type"], sent["@context"]) == ("MessageCard", "https://schema.org/extensions")
+    assert sent["text"]
+    assert len(content) <= TEAMS_BYTES
+    assert sent["title"].count("\n") == 1
+    assert sent["text"].count("\n") == 1
+    for text in (sent["title"], sent["text"]):
+        assert not re.search(r"<|(?<!\\)\[", text), "neither HTML nor a link"
+
+
+@pytest.mark.parametrize("form", TOLD)
+def test_cloud_events_follow_the_specification(form: str) -> None:
+    """CloudEvents 1.0.2: required attributes, no control characters in strings, a URI reference, an RFC 3339 time."""
+    content = body(WebhookType.CLOUD_EVENTS, TOLD[form]())
+    sent = json.loads(content)
+    assert sent["specversion"] == "1.0"
+    for name in ("id", "source", "type", "subject"):
+        assert sent[name]
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f]", sent[name]), name
+    assert re.fullmatch(r"(/[A-Za-z0-9._~%!$&'()*+,;=:@-]+)+", sent["source"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", sent["time"])
+    assert all(re.fullmatch("[a-z0-9]+", name) for name in sent)
+    assert sent["datacontenttype"] == "application/json"
+    assert sent["data"] == json.loads(body(WebhookType.JSON, TOLD[form]()))
+    assert content_type(content).startswith("application/cloudevents+json")
+
+
+@pytest.mark.parametrize("form", TOLD)
+def test_a_text_is_one_line_of_fields_that_can_be_taken_apart(form: str) -> None:
+    line = body(WebhookType.TEXT, TOLD[form]()).decode()
+    assert len(line.splitlines()) == 1
+    told = TOLD[form]()
+    keys, decoder = [], json.JSONDecoder()
+    while line:
+        key, _, rest = line.partition("=")
+        keys.append(key)
+        if rest[:1] in ('"', "["):
+            _, end = decoder.raw_decode(rest)
+        else:
+            end = len(rest.partition(",")[0])
+        line = rest[end:].removeprefix(",")
+    assert keys == ["level", "cluster", "comment", *told.log]
+
+
+def test_a_chat_message_that_is_too_long_is_cut_between_characters() -> None:
+    long = event(SecurityDetails(message='<&">\u4e16' * 20_000), image="\U0001f600" * 9_000)
+    told = notice(long, decision(), [rule("&" * 9_000)])
+    slack = json.loads(body(WebhookType.SLACK, told))["text"]
+    teams = body(WebhookType.TEAMS, told)
+    assert slack.endswith(" ... (cut)")
+    assert len(slack) <= SLACK_CHARACTERS
+    assert not re.search(r"&(?!amp;|lt;|gt;)", slack)
+    assert len(teams) <= TEAMS_BYTES
+    assert len(json.loads(body(WebhookType.JSON, told))["message"]) == 100_000, "JSON is never cut"
+
+
+def test_every_rule_that_asked_is_named() -> None:
+    other = msgspec.structs.replace(rule(""), id=31)
+    told = notice(event(INCIDENT), decision(), [rule(), other])
+    assert "response_rule_id=20,response_rule_ids=[20, 31]," in body(WebhookType.TEXT, told).decode()
+    assert json.loads(body(WebhookType.JSON, told))["response_rule_ids"] == [20, 31]
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the shared samples are not beside the repository")
+@pytest.mark.parametrize("kind", [WebhookType.JSON, WebhookType.SLACK, WebhookType.TEAMS, WebhookType.TEXT])
+def test_each_type_has_the_members_and_media_type_of_the_recorded_ones(kind: WebhookType) -> None:
+    recorded = json.loads(GOLDEN.read_text())["" if kind is WebhookType.TEXT else kind.value]
+    sent = body(kind, notice(event(INCIDENT), decision(), [rule()]))
+    assert content_type(sent).partition(";")[0] == recorded["content_type"].partition(";")[0]
+    if kind in (WebhookType.SLACK, WebhookType.TEAMS):
+        members = json.loads(recorded["body"])
+        ours = json.loads(sent)
+        assert members.keys() <= ours.keys()
+        for name, value in members.items():
+            known = value.replace("enforcer_id=e1,enforcer_name=enf1", "enforcer_id=,enforcer_name=")
+            known = known.replace("NeuVector - ", "Quell - ").replace("\n> ", "\n> ")
+            assert ours[name] == known, name

@@ -44,8 +44,8 @@ class Pace(Struct, frozen=True, kw_only=True):
     timeout: float = 5.0
     #: Before the second attempt; doubled each time, less up to half of it at random.
     first_wait: float = 0.5
-    longest_wait: float = 60.0
-    #: A bound that only an hour-long Retry-After never reaches; what ends deliveries is their age.
+    longest_wait: float = 30.0
+    #: More than fit into the age at which it is given up: that is what ends deliveries.
     attempts: int = 10_000
     #: Age at which it is given up.
     give_up_after: float = 86_400.0
