@@ -171,6 +171,8 @@ def test_a_rule_that_names_only_a_disabled_endpoint_says_so_everywhere(
         "endpoint off is disabled",
     )
     assert "no-endpoint" in cli(server, "explain", "deaf-1").stdout
+    shown = admin.get("/v1/documents/ResponseRule/deaf").json()
+    assert "off is disabled" in shown["status"]["no-endpoint"]
     assert off.requests == []
     assert apply(admin, hook("off", off)) == {}
     assert "rule" in apply(admin, hook("off", off, enable=False))["off"][0].lower()

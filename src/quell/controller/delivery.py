@@ -98,6 +98,16 @@ class EndpointStatus(Struct, frozen=True, kw_only=True):
     next_attempt: float | None
 
 
+def pause(pace: Pace, attempts: int, retry_after: float | None) -> float:
+    """Seconds until the next attempt: exponential, with jitter, and at least what the receiver asks for.
+
+    attempts: made so far, from 1.
+    """
+    longest = min(pace.longest_wait, pace.first_wait * 2.0 ** min(attempts - 1, 60))
+    jittered = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+    return max(jittered, min(retry_after or 0.0, _LONGEST_RETRY_AFTER))
+
+
 class Alarm(Protocol):
     def __call__(self, line: Line, standing: Standing, *, lost: bool) -> None:
         """An attempt failed, and the endpoint has been failing for long, or (lost) a delivery was given up for it."""
@@ -298,7 +308,10 @@ class Line:
             why = f"given up after {attempts} attempts in {now - item.created:.0f} s: {answer.explanation}"
             self._give_up(tried, why, answer)
         else:
-            self._postpone(msgspec.structs.replace(tried, due=self._clock() + self._wait(attempts, answer)), answer)
+            self._postpone(
+                msgspec.structs.replace(tried, due=self._clock() + pause(self._pace, attempts, answer.retry_after)),
+                answer,
+            )
 
     async def _attempt(self, endpoint: Webhook, item: OutboxItem, now: float) -> Answer:
         if self._receiver is None or self._receiver.endpoint is not endpoint:
@@ -319,12 +332,6 @@ class Line:
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             await receiver.close()
-
-    def _wait(self, attempts: int, answer: Answer) -> float:
-        """Exponential, with jitter, and at least what the receiver asks for."""
-        longest = min(self._pace.longest_wait, self._pace.first_wait * 2.0 ** min(attempts - 1, 60))
-        jittered = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
-        return max(jittered, min(answer.retry_after or 0.0, _LONGEST_RETRY_AFTER))
 
     # --- what is written ---------------------------------------------------------------------------------------------
 

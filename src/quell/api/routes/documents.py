@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,11 +26,13 @@ from quell.controller.controller import Controller
 from quell.controller.editing import Change, Changed
 from quell.controller.rulebook import SOURCE, Application, Editor, Kept, Key, kind_of, name_of, refuse_nothing
 from quell.documents.load import Documents, Thing, load_text
+from quell.documents.references import untold
 from quell.documents.write import dump_yaml, to_document
 from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, Problem
 from quell.matching.policies import status as policy_status
 from quell.model.audit import AuditEntry
 from quell.model.policy import Policy
+from quell.model.rule import Webhook
 from quell.storage import audit
 
 YAML = "application/yaml"
@@ -87,7 +89,8 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
 
     def shown(found: Iterable[Kept], *, secrets: bool = False) -> list[Shown]:
         rulesets = {key.name for key in controller.rulebook.kept if key.kind == "Ruleset"}
-        return [Shown(**to_document(kept.thing, secrets), status=_status(kept, rulesets)) for kept in found]
+        webhooks = controller.pipeline.index.webhooks
+        return [Shown(**to_document(kept.thing, secrets), status=_status(kept, rulesets, webhooks)) for kept in found]
 
     async def with_secrets(request: _Call, name: str) -> None:
         """Refusal 403 unless the caller may see them; who did is in the audit log."""
@@ -307,13 +310,14 @@ def _only(documents: Documents, key: Key) -> None:
         raise DocumentError([Problem(file="", path="metadata.name", message=message, expected=str(key), got=told)])
 
 
-def _status(kept: Kept, rulesets: Container[str]) -> dict[str, Any]:
+def _status(kept: Kept, rulesets: Container[str], webhooks: Mapping[str, Webhook]) -> dict[str, Any]:
     told: dict[str, Any] = {
         "revision": kept.revision,
         "source": kept.source or None,
         "created": kept.created or None,
         "changed": kept.changed or None,
         "changed_by": kept.changed_by or None,
+        "no-endpoint": untold(kept.thing, webhooks) or None,
     }
     if isinstance(kept.thing, Policy):
         told["state"] = policy_status(kept.thing, rulesets).value
