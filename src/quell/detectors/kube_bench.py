@@ -52,6 +52,7 @@ class KubeBench:
     produces = ("Compliance.Host.Violation", "Compliance.Test.Name")
     takes = frozenset(("cluster", "node", "machine_id", "time"))
     is_report = True
+    produces = ("Compliance.Host.Violation", "Compliance.Test.Name")
 
     def split(self, document: bytes, context: Context) -> Sequence[Part]:
         """One part for each kind of node."""
