@@ -315,7 +315,7 @@ def isolation(folder: Path) -> set[str]:
             [held] = admin.get("/v1/quarantines").json()["items"]
             admin.delete(f"/v1/quarantines/{held['key']}").raise_for_status()
             agent.report(Outcome(id=agent.ordered().id, status=OutcomeStatus.DONE, time=time.time()))
-            return wait_for(admin, "Container.Quarantined", "Container.Unquarantined")
+            return wait_for(admin, "Container.Quarantined", "Container.Unquarantined", "Quarantine.Release")
 
 
 def groups_and_crash_loops(folder: Path) -> set[str]:
@@ -351,6 +351,7 @@ PROVOKED: dict[str, Callable[[Path], set[str]]] = {
     "Container.Unsecured": agent_as_a_process,
     "Container.Quarantined": isolation,
     "Container.Unquarantined": isolation,
+    "Quarantine.Release": isolation,
     "Container.Events.Omitted": groups_and_crash_loops,
     "Container.Suspicious.Process": agent_in_this_process,
     "Host.Suspicious.Process": agent_in_this_process,

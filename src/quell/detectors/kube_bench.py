@@ -52,7 +52,6 @@ class KubeBench:
     produces = ("Compliance.Host.Violation", "Compliance.Test.Name")
     takes = frozenset(("cluster", "node", "machine_id", "time"))
     is_report = True
-    produces = ("Compliance.Host.Violation", "Compliance.Test.Name")
 
     def split(self, document: bytes, context: Context) -> Sequence[Part]:
         """One part for each kind of node."""

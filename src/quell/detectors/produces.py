@@ -18,7 +18,7 @@ _OWN = frozenset(("native", "quell", "sensor"))
 
 def produced_by(detector: str) -> frozenset[str]:
     """Catalogue names of a detector's events."""
-    return names(detector) | frozenset(getattr(DETECTORS[detector], "produces", ()))
+    return (names(detector) | frozenset(getattr(DETECTORS[detector], "produces", ()))) & NAMES.keys()
 
 
 def producers() -> Mapping[str, tuple[str, ...]]:

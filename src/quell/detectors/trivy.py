@@ -82,11 +82,6 @@ class Trivy:
     )
     takes = frozenset(Context.__struct_fields__)
     is_report = True
-    produces = (
-        *_NAMES.values(),
-        *(f"Compliance.{scope}.Violation" for scope in _SCOPES.values()),
-        "Compliance.Test.Name",
-    )
 
     def split(self, document: bytes, context: Context) -> Sequence[Part]:
         """A part for each scanned thing and category."""
