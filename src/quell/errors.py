@@ -7,6 +7,7 @@ QuellError
 ├── SettingError       an unknown setting or a value outside its range
 │   └── SettingFixed   a setting that cannot be changed while running, or is set elsewhere
 ├── EventError         bytes that are no event
+├── FilterError        a search for events that asks for what there is not
 ├── LinkError          the agent link: a refused handshake, signature or message
 ├── StoreError         the store cannot take a write
 │   └── StoreFull      no room on the disk
@@ -78,6 +79,14 @@ class EventError(QuellError):
     def __init__(self, message: str, position: int | None = None) -> None:
         super().__init__(message)
         self.position = position
+
+
+class FilterError(QuellError):
+    """What is wrong with a search, each thing with the filter's name as its path."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = problems
 
 
 class LinkError(QuellError):

@@ -36,6 +36,7 @@ from quell.storage import (
     rejects,
     schema,
     sessions,
+    summary,
     tokens,
     users,
 )
@@ -137,6 +138,16 @@ def addressed(store: Store) -> None:
     assert [(one.failures, one.last_error) for one in standings.values()] == [(1, "HTTP 500"), (1, "410 Gone")]
 
 
+def summed(store: Store) -> None:
+    bounds = summary.Bounds(suppressed=True)
+    rows = store.read(lambda connection: summary.following(connection, bounds, 0, 1 << 62, 10, newer=True))
+    assert [(row.seq, row.traits is None, row.rules) for row in rows] == [
+        (1, True, None),
+        (2, False, frozenset(("quiet", "rule/9"))),
+    ]
+    assert [trait.name for trait, shown in (rows[1].traits or {}).items() if shown] == ["Container.Start"]
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -145,6 +156,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     5: sourced,
     6: sighted,
     7: addressed,
+    8: summed,
 }
 
 

@@ -176,6 +176,7 @@ STEPS = (
     Step("send_suricata_events", "POST", "/v1/events/suricata?node=node-1", EVE),
     Step("events", "GET", "/v1/events?limit=1"),
     Step("event", "GET", "/v1/events/detector-7-4711"),
+    Step("list_notifications", "GET", "/v1/notifications/security-events?limit=1&level=%3E%3DError"),
     Step("flags", "GET", "/v1/flags"),
     Step("rejects", "GET", "/v1/rejects"),
     Step("documents", "GET", "/v1/documents?kind=Group"),

@@ -119,7 +119,7 @@ def test_events_come_newest_first_and_page_by_page(admin: httpx.Client) -> None:
     ids = [post(admin, id=f"page:{number}") for number in range(5)]
     first = [row["id"] for row in admin.get("/v1/events", params={"limit": 3}).json()["items"]]
     assert first == ids[:1:-1]
-    second = admin.get("/v1/events", params={"limit": 2, "cursor": first[-1]}).json()["items"]
+    second = admin.get("/v1/events", params={"limit": 2, "before": first[-1]}).json()["items"]
     assert [row["id"] for row in second] == [ids[1], ids[0]]
     assert second[0]["decision"]["event_id"] == ids[1]
 

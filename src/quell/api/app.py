@@ -22,6 +22,7 @@ from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
 from quell.api.roles import Permission
 from quell.api.routes import sessions
+from quell.api.search import Searching
 from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, LINK_PATH, Pause, Welcome
 from quell.controller.controller import Controller
@@ -55,7 +56,15 @@ class App:
         self._page = Page(controller, self.accounts)
         self._health = Health(controller)
         self._metrics = Metrics(controller, self.links)
-        self._rest = rest(Services(controller=controller, auth=self.auth, accounts=self.accounts, links=self.links))
+        self._rest = rest(
+            Services(
+                controller=controller,
+                auth=self.auth,
+                accounts=self.accounts,
+                links=self.links,
+                searching=Searching(controller),
+            )
+        )
         server = controller.settings.server
         self._limit = RateLimit(server.rate_limit, server.rate_burst)
         # Litestar has names of its own for the same types.

@@ -141,6 +141,10 @@ def _complete(method: str, operation: dict[str, Any], handlers: dict[str, HTTPRo
             parameters.append(_IF_MATCH)
     responses = {status: told for status, told in operation["responses"].items() if not status.startswith(("4", "5"))}
     operation["responses"] = responses
+    if handler is not None and "media_types" in handler.opt:
+        for told in responses.values():
+            (content,) = told["content"].values()
+            told["content"] = dict.fromkeys(handler.opt["media_types"], content)
     for status in ("4XX", "5XX"):
         responses[status] = {"$ref": "#/components/responses/Problem"}
     _give_examples(operation, _data("examples.json").get(operation["operationId"], {}))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from quell.api.asgi import Send, respond
-from quell.errors import DocumentError, EventError, Problem, QuellError, QueueFull, StoreError, StoreFull
+from quell.errors import DocumentError, EventError, FilterError, Problem, QuellError, QueueFull, StoreError, StoreFull
 
 #: A step of a path: a name, or an index in brackets.
 _STEP = re.compile(r"([^.\[\]]+)|\[([^\]]*)\]")
@@ -91,6 +91,12 @@ def refusal(error: QuellError) -> Refusal:
                 422,
                 f"{count} problem{'s' if count != 1 else ''} in the documents; nothing of them was applied",
                 problems=error.problems,
+            )
+        case FilterError():
+            return Refusal(
+                400,
+                str(error),
+                problems=[msgspec.structs.replace(one, path=f"query.{one.path}") for one in error.problems],
             )
         case EventError():
             return Refusal(400, str(error), more={} if error.position is None else {"position": error.position})

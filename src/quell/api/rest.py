@@ -5,7 +5,6 @@ What a handler reads from the database it reads in a thread, so that taking even
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from functools import cache, lru_cache
 from typing import Any
@@ -17,6 +16,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.typing import FieldDefinition
 
 from quell import __version__
 from quell.api.description import describe
@@ -86,7 +86,7 @@ def _knows_each_parameter(connection: ASGIConnection[Any, Any, Any, Any], handle
     opposite.
     """
     for word in connection.query_params:
-        known = _parameters(handler) - connection.path_params.keys()
+        known = _parameters(handler).keys() - connection.path_params.keys()
         if word not in known:
             there = ", ".join(sorted(known)) or "none"
             problem = Problem(
@@ -99,7 +99,7 @@ def _knows_each_parameter(connection: ASGIConnection[Any, Any, Any, Any], handle
             )
             raise Refusal(400, f'unknown parameter "{word}": there are {there}', problems=[problem])
         several = len(connection.query_params.getall(word)) > 1
-        if several and not handler.parsed_fn_signature.parameters[word].is_non_string_collection:
+        if several and not _parameters(handler)[word].is_non_string_collection:
             told = f'parameter "{word}" is given more than once, and takes one value'
             raise Refusal(400, told, problems=[Problem(file="", path=f"query.{word}", message=told)])
 
@@ -111,8 +111,13 @@ def _has_what_is_matched(connection: ASGIConnection[Any, Any, Any, Any], handler
 
 
 @cache
-def _parameters(handler: BaseRouteHandler) -> frozenset[str]:
-    return frozenset(inspect.signature(handler.fn).parameters) - _NOT_OF_THE_QUERY
+def _parameters(handler: BaseRouteHandler) -> dict[str, FieldDefinition]:
+    """What the handler takes itself, and what the things take that are made for it."""
+    provided = handler.resolve_dependencies()
+    found = dict(handler.parsed_fn_signature.parameters)
+    for provider in provided.values():
+        found |= provider.parsed_fn_signature.parameters
+    return {name: field for name, field in found.items() if name not in _NOT_OF_THE_QUERY | provided.keys()}
 
 
 def _answer(_request: Request[Any, Any, Any], error: QuellError) -> Response[bytes]:

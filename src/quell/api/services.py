@@ -7,6 +7,7 @@ from msgspec import Struct
 from quell.api.accounts import Accounts
 from quell.api.auth import Auth
 from quell.api.link import AgentLinks
+from quell.api.search import Searching
 from quell.controller.controller import Controller
 
 
@@ -15,3 +16,4 @@ class Services(Struct, frozen=True, kw_only=True):
     auth: Auth
     accounts: Accounts
     links: AgentLinks
+    searching: Searching

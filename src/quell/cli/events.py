@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from quell.cli.connection import connect
 from quell.cli.exits import Exit
+from quell.cli.filters import Filters, filter_of, follow, print_following, search, takes_filters
 from quell.cli.output import Format, Output, clock, print_data, print_rows
 
 app = typer.Typer(help="Send events and look at those taken.", no_args_is_help=True)
@@ -101,34 +103,46 @@ def send(
 
 
 @app.command("list")
+@takes_filters("include_suppressed")
 def list_(
     context: typer.Context,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many.")] = 20,
-    before: Annotated[str | None, typer.Option("--before", help="Only those older than this event.")] = None,
+    wanted: Filters,
     *,
-    only_decided: Annotated[bool, typer.Option("--decided", help="Only those that a rule or policy matched.")] = False,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", min=1, help="At most so many; with --follow, so many to begin with.")
+    ] = 20,
+    before: Annotated[str | None, typer.Option("--before", help="Only those older than this event.")] = None,
+    going_on: Annotated[bool, typer.Option("--follow", help="Go on with what comes, the newest last.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """The latest events, newest first, each with what was decided."""
+    """The latest events, newest first, each with what was decided; those that a rule suppresses too."""
+    if going_on and (before is not None or "until" in wanted):
+        raise typer.BadParameter("--follow goes on for ever: neither --before nor --until fits")
     with connect(context) as client:
-        events = client.events.recent(limit, before, decided=only_decided)
-    print_rows(
-        events,
-        output,
-        {
-            "received": lambda event: clock(event.get("received")),
-            "level": lambda event: event.get("level"),
-            "name": lambda event: event.get("name"),
-            "source": lambda event: event.get("source"),
-            "decision": decided,
-            "id": lambda event: event.get("id"),
-        },
-        empty="no events yet",
-    )
+        ask = partial(client.events.page, filter_of(wanted))
+        if going_on:
+            columns = [(_WIDTHS.get(name, 0), show) for name, show in _COLUMNS.items()]
+            print_following(follow(ask, limit), output, columns)
+        else:
+            print_rows(search(ask, limit, before=before), output, _COLUMNS, empty="no events yet")
 
 
 def decided(event: Mapping[str, Any]) -> str:
     """The decision in a few words: each action with its status."""
     decision = event.get("decision") or {}
     actions = [f"{action['action']['type']} {action['status']}" for action in decision.get("actions", ())]
+    if decision.get("suppressed"):
+        return f"suppressed: {', '.join(actions)}"
     return ", ".join(actions) or ("matched" if decision.get("matches") else "no rule")
+
+
+_COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], object]] = {
+    "received": lambda event: clock(event.get("received")),
+    "level": lambda event: event.get("level"),
+    "name": lambda event: event.get("name"),
+    "source": lambda event: event.get("source"),
+    "decision": decided,
+    "id": lambda event: event.get("id"),
+}
+#: Of columns in lines that come one by one.
+_WIDTHS = {"received": 24, "level": 9, "name": 32, "source": 8, "decision": 24}

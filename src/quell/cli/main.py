@@ -21,6 +21,7 @@ from quell.cli import (
     flags,
     importing,
     login,
+    notifications,
     processes,
     quarantines,
     rejects,
@@ -87,6 +88,7 @@ app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(importing.app, name="import")
 app.add_typer(events.app, name="events")
+app.add_typer(notifications.app, name="notifications")
 app.add_typer(flags.app, name="flags")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(quarantines.app, name="quarantines")

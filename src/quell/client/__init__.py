@@ -19,6 +19,7 @@ from quell.client.backups import Backups
 from quell.client.documents import Documents
 from quell.client.events import Events
 from quell.client.inventory import Inventory
+from quell.client.notifications import Notifications
 from quell.client.session import Session
 from quell.client.settings import ControllerSettings
 from quell.client.syslog import SyslogReceivers
@@ -37,6 +38,7 @@ class Client:
         self.documents = Documents(session)
         self.events = Events(session)
         self.inventory = Inventory(session)
+        self.notifications = Notifications(session)
         self.settings = ControllerSettings(session)
         self.syslog = SyslogReceivers(session)
         self.webhooks = Webhooks(session)

@@ -7,9 +7,11 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
+from quell.client.notifications import parameters
 from quell.client.session import JSON, Session
 from quell.model.decision import Flag
 from quell.model.explanation import Explanation
+from quell.model.notification import Filter, SearchPage
 
 #: Bytes above which a body is sent packed.
 _PACKED = 1 << 20
@@ -54,7 +56,20 @@ class Events:
 
     def recent(self, limit: int = 50, before: str | None = None, *, decided: bool = False) -> list[dict[str, Any]]:
         """before: only those older than this one's id. decided: only those that a rule or policy matched."""
-        return self._session.items(dict[str, Any], "/v1/events", limit, cursor=before, decided=decided or None)
+        return self._session.items(dict[str, Any], "/v1/events", limit, before=before, decided=decided or None)
+
+    def page(
+        self,
+        wanted: Filter,
+        limit: int = 50,
+        *,
+        cursor: str | None = None,
+        before: str | None = None,
+        oldest_first: bool = False,
+    ) -> SearchPage[dict[str, Any]]:
+        """One page of a search of all events, suppressed ones too, each with its decision."""
+        given = parameters(wanted, limit=limit, cursor=cursor, before=before, oldest_first=oldest_first)
+        return self._session.ask(SearchPage[dict[str, Any]], "GET", "/v1/events", params=given)
 
     def explanation(self, event_id: str, *, near_misses: bool = False) -> Explanation:
         return self._session.ask(

@@ -58,11 +58,13 @@ class Session:
         self, item: type[Answer], path: str, limit: int | None, params: dict[str, Any]
     ) -> Iterator[list[Answer]]:
         cursor = params.pop("cursor", None)
+        before = params.pop("before", None)
         size = _PAGE if limit is None else min(limit, _PAGE)
         while True:
-            page = self.ask(_Page[item], "GET", path, params={**params, "limit": size, "cursor": cursor})  # type: ignore[valid-type]
+            asked = {**params, "limit": size, "cursor": cursor, "before": before}
+            page = self.ask(_Page[item], "GET", path, params=asked)  # type: ignore[valid-type]
             yield page.items
-            cursor = page.next
+            cursor, before = page.next, None
             if cursor is None:
                 return
 

@@ -7,6 +7,7 @@ thread later costs more of the interpreter lock than all the rest. The writer on
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from operator import attrgetter, lt
 
 import msgspec
@@ -15,7 +16,9 @@ from msgspec import Struct
 
 from quell.model.decision import Decision, Flag
 from quell.model.subject import Subject
+from quell.storage import summary
 from quell.storage.records import Entry, OutboxItem, Stored
+from quell.storage.summary import Summary
 
 #: At most so many events and bytes a row, so that looking up one event unpacks little.
 MAX_EVENTS = 256
@@ -69,6 +72,7 @@ class Chunk(Struct, frozen=True):
     outbox: list[tuple[int, OutboxItem]]
     flags: list[tuple[int, Flag]]
     changes: list[tuple[int, Decision]]
+    summary: Summary
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -125,6 +129,7 @@ def _chunk(entries: Sequence[Entry]) -> Chunk:
         [(n, item) for n, entry in enumerate(entries) if entry.outbox for item in entry.outbox],
         [(n, flag) for n, entry in enumerate(entries) if entry.flags for flag in entry.flags],
         [(n, d) for n, d in decisions.items() if d.changes],
+        summary.of_chunk(events, decisions),
     )
 
 
@@ -179,6 +184,7 @@ def select(chunk: Chunk, places: Sequence[int]) -> Chunk:
         [(new[n], item) for n, item in chunk.outbox if n in new],
         [(new[n], flag) for n, flag in chunk.flags if n in new],
         [(new[n], decision) for n, decision in chunk.changes if n in new],
+        chunk.summary,
     )
 
 
@@ -279,25 +285,38 @@ def _ids_text(events: int, own: bytes, supplied: dict[int, str]) -> list[str]:
     return [supplied[n] if n in supplied else id_text(next(generated)) for n in range(events)]
 
 
+def unpack(codec: int, body: bytes) -> bytes:
+    """A row's body as `join` made it: what all its events say stands in it, text as UTF-8."""
+    return zstandard.ZstdDecompressor().decompress(body) if codec == ZSTD else body
+
+
 class Group:
     """A row of the journal unpacked."""
 
     def __init__(self, seq: int, codec: int, own: bytes, ids: bytes, body: bytes) -> None:
         self.seq = seq
-        plain = zstandard.ZstdDecompressor().decompress(body) if codec == ZSTD else body
         #: Of each event: the columns that have it, and its place in them.
-        self._places = [(columns, n) for columns in _decode(plain) for n in range(len(columns.received))]
-        self._ids = _ids_text(len(self._places), own, unpack_ids(ids))
+        self.places = [(columns, n) for columns in _decode(unpack(codec, body)) for n in range(len(columns.received))]
+        self._given = (own, ids)
+
+    @cached_property
+    def _ids(self) -> list[str]:
+        own, ids = self._given
+        return _ids_text(len(self.places), own, unpack_ids(ids))
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.places)
 
     def place(self, event_id: str) -> int:
         return self._ids.index(event_id)
 
+    def id(self, place: int) -> str:
+        own, ids = self._given
+        return self._ids[place] if ids else id_text(own[place * ID_BYTES : (place + 1) * ID_BYTES])
+
     def at(self, place: int) -> Stored:
-        event_id = self._ids[place]
-        columns, n = self._places[place]
+        event_id = self.id(place)
+        columns, n = self.places[place]
         decision = columns.decisions.get(n)
         if decision is None:
             at = columns.added.get(n)
@@ -317,5 +336,5 @@ class Group:
         )
 
     def is_decided(self, place: int) -> bool:
-        columns, n = self._places[place]
+        columns, n = self.places[place]
         return n in columns.decisions

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from quell.storage import changes, flags, journal, outbox, outcomes, packed, seal
+from quell.storage import changes, flags, journal, outbox, outcomes, packed, seal, summary
 from quell.storage.changes import Change
 from quell.storage.group import Chunk
 from quell.storage.journal import Appender
@@ -41,6 +41,7 @@ _VIEW = f"CREATE TEMP VIEW intake AS SELECT {', '.join(f'NULL AS {name}' for nam
 _TRIGGER = f"""
     CREATE TEMP TRIGGER intake_insert INSTEAD OF INSERT ON intake BEGIN
         {journal.INSERT.format(rows="new.journal_rows", bytes="new.journal_bytes")};
+        {summary.INSERT.format(rows="new.journal_rows")};
         {journal.INSERT_IDS.format(rows="new.event_ids", bytes="NULL")};
         {outbox.INSERT.format(rows="new.outbox_rows", bytes="new.outbox_bytes")};
         {flags.INSERT.format(rows="new.flag_rows", bytes="new.flag_bytes")};

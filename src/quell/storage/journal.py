@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from quell.storage import group, packed
+from quell.storage import group, packed, summary
 from quell.storage.group import ID_BYTES, Chunk, Group
 from quell.storage.records import Stored
 
-#: Rows of Appender.rows; {rows} and {bytes} are the parameters.
+#: Rows of Appender.rows, which summary.INSERT takes as well; {rows} and {bytes} are the parameters.
 INSERT = """
     INSERT INTO journal (seq, received_min, received_max, events, supplied, decided, codec, first_id, own, ids, body)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
@@ -82,6 +82,12 @@ def event(connection: sqlite3.Connection, event_id: str) -> Stored | None:
     return None if found is None else found.at(found.place(event_id))
 
 
+def place(connection: sqlite3.Connection, event_id: str) -> tuple[int, int] | None:
+    """Row and place in it; None: it is not there."""
+    found = _find(connection, event_id)
+    return None if found is None else (found.seq, found.place(event_id))
+
+
 def recent(connection: sqlite3.Connection, limit: int, before: str | None, *, decided: bool = False) -> list[Stored]:
     """At most `limit` events, newest first, older than the event `before`; decided: only those with a decision.
 
@@ -126,7 +132,7 @@ class Appender:
 
     def resume(self) -> None:
         """Takes up where the committed journal ends: at the start, and after a transaction was rolled back."""
-        (self._seq,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM journal").fetchone()
+        self._seq = summary.end(self._connection) - 1
         row = self._connection.execute(
             "SELECT substr(own, -16) FROM journal WHERE first_id IS NOT NULL ORDER BY first_id DESC LIMIT 1"
         ).fetchone()
@@ -157,6 +163,7 @@ class Appender:
         """As rows for INSERT and, if there are any, for INSERT_IDS."""
         seq = self._seq
         rows: list[list[object]] = []
+        summaries: list[list[object]] = []
         bodies: list[bytes] = []
         beside: list[tuple[bytes, bytes]] = []
         ids: list[tuple[str, int, int]] = []
@@ -172,15 +179,17 @@ class Appender:
             received_min = min([chunk.received_min for chunk in row])
             received_max = max([chunk.received_max for chunk in row])
             rows.append([seq, received_min, received_max, events, len(supplied), decided])
+            summaries.append(summary.columns([chunk.summary for chunk in row]))
             bodies.append(group.join(row))
             beside.append((b"".join([chunk.own for chunk in row]), group.pack_ids(supplied)))
             ids += [(event_id, seq, n) for n, event_id in supplied.items()]
         self._seq = seq
         parts: list[bytes] = []
         at = 0
-        for columns, (own, given), (codec, body) in zip(rows, beside, self._compressor.pack(bodies), strict=True):
+        packed_bodies = self._compressor.pack(bodies)
+        for columns, summed, (own, given), (codec, body) in zip(rows, summaries, beside, packed_bodies, strict=True):
             after = at + len(own) + len(given)
-            columns.extend((codec, at, len(own), at + len(own), len(given), after, len(body)))
+            columns.extend((codec, at, len(own), at + len(own), len(given), after, len(body), *summed))
             parts += (own, given, body)
             at = after + len(body)
         return Packed(packed.rows_text(rows), b"".join(parts), packed.rows_text(ids) if ids else None)

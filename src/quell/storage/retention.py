@@ -87,6 +87,8 @@ class Trimmer:
             )
         tail.count_deleted(connection, last)
         connection.execute("DELETE FROM journal WHERE seq <= ?", (last,))
+        # The last number stays, so that none comes twice: a search goes on where it stopped by it.
+        connection.execute("DELETE FROM journal_summary WHERE seq < ?", (last,))
         connection.execute("COMMIT")
 
     def _trim_records(self, now: float) -> bool:

@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+import sqlite3
+from typing import Any
 
 import msgspec
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, FromQuery, QueryParameter
+from litestar.params import FromPath, FromQuery
 
 from quell.api.pages import Cursor, Limit, Page, page
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
+from quell.api.search import FILTERS, Asked, Before, Order
 from quell.api.services import Services
-from quell.controller.past import as_decided
+from quell.controller.notifications import Hit
 from quell.model.decision import Flag
 from quell.model.explanation import Explanation, facts
-from quell.storage.store import Stored
-
-Decided = Annotated[bool, QueryParameter(description="Only those that a rule or policy matched.")]
+from quell.model.notification import SearchPage
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
     controller, store = services.controller, services.controller.store
+    searching = services.searching
 
-    @get("/v1/events", summary="The latest events, each with its decision", opt=needs(Permission.READ))
-    async def events(limit: Limit = 50, cursor: Cursor = None, decided: Decided = False) -> Page[dict[str, Any]]:
-        found = await asyncio.to_thread(store.recent, limit + 1, cursor, decided=decided)
-        kept = page(found, limit, lambda stored: stored.id)
-        return Page(items=await asyncio.to_thread(lambda: [row(stored) for stored in kept.items]), next=kept.next)
+    @get(
+        "/v1/events",
+        summary="The events, each with its decision; suppressed ones too, unless include_suppressed=false",
+        dependencies=FILTERS,
+        opt=needs(Permission.READ),
+    )
+    async def events(
+        wanted: Asked,
+        order: Order = "newest",
+        before: Before = None,
+        limit: Limit = 50,
+        cursor: Cursor = None,
+    ) -> SearchPage[dict[str, Any]]:
+        asked = wanted.filter
+        if not wanted.says_of_suppressed:
+            asked = msgspec.structs.replace(asked, include_suppressed=True)
+        return await searching.page(
+            searching.query(asked), _rows, limit=limit, cursor=cursor, before=before, oldest_first=order == "oldest"
+        )
 
     @get(
         "/v1/events/{event_id:path}",
@@ -56,6 +71,6 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     return [events, event, rejects, flags]
 
 
-def row(stored: Stored) -> dict[str, Any]:
-    """What an event says, and `decision`."""
-    return facts(as_decided(stored)) | {"decision": msgspec.to_builtins(stored.decision)}
+def _rows(_connection: sqlite3.Connection, hits: list[Hit]) -> list[dict[str, Any]]:
+    """What each event says, and `decision`."""
+    return [facts(hit.event) | {"decision": msgspec.to_builtins(hit.decision)} for hit in hits]
