@@ -128,8 +128,8 @@ def count_deleted(connection: sqlite3.Connection, last: int) -> None:
 
 
 def _valid(connection: sqlite3.Connection, position: Position) -> tuple[int, int, int]:
-    """seq, place and flag of the position. Numbers begin anew after a table was empty at a start: what has a lower
-    number than the position's is newer then, and all of it is still to be read.
+    """seq, place and flag of the position. Numbers begin anew after an older journal was restored, those of flags also
+    after the table was empty: what has a lower number than the position's is newer then, and all is still to be read.
     """
     (newest,) = connection.execute("SELECT max(seq) FROM journal").fetchone()
     seq, place = (0, 0) if newest is not None and newest < position.seq else (position.seq, position.place)
