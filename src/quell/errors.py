@@ -4,6 +4,7 @@ QuellError
 ├── DocumentError      one or more problems in documents; nothing of them was applied
 │   ├── DocumentConflict   what is in force stands against it: it is referred to, or belongs to another source
 │   └── DocumentForbidden  it takes a role that may have destructive rules in force
+├── NoSuchRule         no rule has this id
 ├── SettingError       an unknown setting or a value outside its range
 │   └── SettingFixed   a setting that cannot be changed while running, or is set elsewhere
 ├── EventError         bytes that are no event
@@ -59,6 +60,14 @@ class DocumentConflict(DocumentError):
 
 class DocumentForbidden(DocumentError):
     pass
+
+
+class NoSuchRule(QuellError):
+    """No rule has this id."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"there is no rule {number}")
+        self.number = number
 
 
 class SettingError(QuellError):

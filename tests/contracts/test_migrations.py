@@ -33,6 +33,7 @@ from quell.storage import (
     inventory,
     join_tokens,
     key_values,
+    names_seen,
     rejects,
     schema,
     sessions,
@@ -71,7 +72,7 @@ def first(store: Store) -> None:
     assert keys(changes) == ["after the snapshot"]
     kept = {(document.kind, document.name): document for document in store.read(documents.all_of)}
     rules = {name: document.id for (kind, name), document in kept.items() if kind == "ResponseRule"}
-    assert rules == {"answer": 8, "quiet": 9}
+    assert {"answer": 8, "quiet": 9}.items() <= rules.items()
     assert {("Group", "shop"), ("Webhook", "hook")} <= set(kept)
     (agent,) = store.read(agents.all_of)
     assert (agent.id, agent.public_key, agent.capabilities) == ("agent-1", bytes(range(32)), ("kill",))
@@ -148,6 +149,22 @@ def summed(store: Store) -> None:
     assert [trait.name for trait, shown in (rows[1].traits or {}).items() if shown] == ["Container.Start"]
 
 
+def ordered(store: Store) -> None:
+    kept = store.read(lambda connection: documents.all_of(connection, "ResponseRule"))
+    assert [(document.name, document.position) for document in kept] == [
+        ("first", -(2 << 24)),
+        ("second", -(1 << 24)),
+        ("answer", 8 << 24),
+        ("quiet", 9 << 24),
+    ]
+    [seen] = store.read(names_seen.all_of)
+    assert (seen.category, seen.name, seen.source) == (
+        "security-event",
+        "Netcat Remote Code Execution in Container",
+        "falco",
+    )
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -157,6 +174,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     6: sighted,
     7: addressed,
     8: summed,
+    9: ordered,
 }
 
 

@@ -15,6 +15,7 @@ from tests import documents
 from tests.properties.test_index import IMAGES, NOW, PLACES, events, world
 
 from quell.controller.editing import Editing
+from quell.controller.rule_defaults import DEFAULTS
 from quell.controller.rulebook import Application, Editor, Verb, name_of
 from quell.documents.load import Thing, load_text
 from quell.documents.references import GROUP, WEBHOOK, references
@@ -74,7 +75,8 @@ def whole(draw: st.DrawFn) -> list[Thing]:
     some += [draw(met(number)) for number in range(draw(st.integers(0, 4)))]
     some.append(Group(name="g", criteria=()))
     things = {name_of(thing): thing for thing in some}
-    ids: set[int] = set()
+    # Those of the default rules are taken in every controller.
+    ids: set[int] = set(DEFAULTS)
     groups = sorted(key.name for key in things if key.kind == "Group")
     for key, thing in things.items():
         if isinstance(thing, Rule):
@@ -102,7 +104,7 @@ def editing(folder: Path, store: list[Store]) -> Editing:
 
 
 def export(book: Editing) -> str:
-    return dump_yaml([kept.thing for kept in book.kept.values()], secrets=True)
+    return dump_yaml([kept.thing for kept in book.kept.values() if kept.source], secrets=True)
 
 
 async def through(first: str, folder: Path) -> tuple[list[str], list[Index]]:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from quell.api.asgi import Send, respond
-from quell.errors import DocumentError, EventError, FilterError, Problem, QuellError, QueueFull, StoreError, StoreFull
+from quell.errors import DocumentError, EventError, FilterError, NoSuchRule, Problem, QuellError, QueueFull, StoreError, StoreFull
 
 #: A step of a path: a name, or an index in brackets.
 _STEP = re.compile(r"([^.\[\]]+)|\[([^\]]*)\]")
@@ -98,6 +98,8 @@ def refusal(error: QuellError) -> Refusal:
                 str(error),
                 problems=[msgspec.structs.replace(one, path=f"query.{one.path}") for one in error.problems],
             )
+        case NoSuchRule():
+            return Refusal(404, str(error))
         case EventError():
             return Refusal(400, str(error), more={} if error.position is None else {"position": error.position})
         case QueueFull():

@@ -27,8 +27,11 @@ from quell.model.action import (
     word,
 )
 from quell.model.event import Category
+from quell.model.rule import Rule
 
 ALL = frozenset(Category)
+#: Groups that everything is of.
+EVERYTHING = ("", "all")
 
 
 class Form(StrEnum):
@@ -51,6 +54,23 @@ class Form(StrEnum):
     FIXED_COUNT = "fixed-count"
     #: A benchmark number; globs.
     NUMBER = "number"
+
+
+#: What to write after the colon, by form.
+WRITTEN: Mapping[Form, str] = MappingProxyType(
+    {
+        Form.NAME: "an event's name, a benchmark number or a custom check; globs; no case",
+        Form.LEVEL: "a level, or >= and a level; no case",
+        Form.KIND: "incident, threat or violation",
+        Form.REPORT: "container, host, registry or platform",
+        Form.TEXT: "text, compared whole; globs; case counts",
+        Form.PROCESS: "a process's name, or with a slash in it the path of its executable; globs; case counts",
+        Form.CVE: "a vulnerability's id; a short CVE number is a prefix; globs; no case",
+        Form.COUNT: "N or >=N: at least N; >N: more than N",
+        Form.FIXED_COUNT: "N or >N: more than N; >=N: at least N; /D after it: published more than D days ago",
+        Form.NUMBER: "a benchmark number, with or without its letter; globs; no case",
+    }
+)
 
 
 class CriterionSpec(Struct, frozen=True, kw_only=True):
@@ -284,6 +304,18 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
     }
 )
 
+#: What the events of a category are.
+CATEGORIES: Mapping[Category, str] = MappingProxyType(
+    {
+        Category.EVENT: "Platform and container life-cycle events.",
+        Category.SECURITY_EVENT: "Incidents, threats and violations.",
+        Category.CVE_REPORT: "One scan result of a container, host, image (registry) or platform.",
+        Category.COMPLIANCE: "One result of a benchmark or of custom checks; only failed items count.",
+        Category.ADMISSION_CONTROL: "What admission control allowed, found in violation, or denied.",
+        Category.DEVIATION: "Something that a policy does not allow.",
+    }
+)
+
 YES, NO = "yes", "no"
 _ORDER = (
     Category.EVENT,
@@ -326,6 +358,16 @@ ALLOWED: Mapping[str, Mapping[Category, str]] = MappingProxyType(
 def allowed(category: Category, action: str) -> bool:
     """Whether any event of the category can have the action; what it never can is refused when the rule is written."""
     return ALLOWED[action][category] != NO
+
+
+def is_broad(rule: Rule) -> bool:
+    """Destructive with neither group nor criteria, and not said to be meant: it runs in audit. SEMANTICS section 3."""
+    return (
+        not rule.allow_broad
+        and not rule.criteria
+        and rule.group in EVERYTHING
+        and any(ACTIONS[word(action)].destructive for action in rule.actions)
+    )
 
 
 def criterion_spec(criterion_type: str) -> CriterionSpec | None:

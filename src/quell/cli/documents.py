@@ -28,7 +28,7 @@ Files = Annotated[
     list[str], typer.Option("-f", "--file", help="A YAML file, a folder of them, or - for standard input.")
 ]
 
-_VERB_STYLE = {"created": "green", "configured": "yellow", "deleted": "red", "unchanged": "dim"}
+_VERB_STYLE = {"created": "green", "configured": "yellow", "moved": "yellow", "deleted": "red", "unchanged": "dim"}
 _DIFF_STYLE = {"+": "green", "-": "red", "@": "cyan"}
 #: What stands between the texts of two files.
 _BETWEEN = "\n---\n"
@@ -83,7 +83,7 @@ def apply(
         except ApiError as error:
             problems = [_placed(problem, texts) for problem in error.problems]
             raise ApiError(error.status, error.title, error.detail, problems) from error
-    _print_changes(changes, output, note=" (dry run)" if dry_run else "")
+    print_changes(changes, output, note=" (dry run)" if dry_run else "")
     _print_warnings(documents.warnings)
 
 
@@ -160,7 +160,7 @@ def delete(
         typer.confirm(f"Delete {kind} {name}?", abort=True, err=True)
     with connect(context) as client:
         changes = client.documents.delete(kind, name, unquarantine=unquarantine, force=force)
-    _print_changes(changes, output)
+    print_changes(changes, output)
 
 
 def read_documents(names: list[str]) -> tuple[dict[str, str], Documents]:
@@ -205,7 +205,8 @@ def _print_warnings(warnings: Sequence[Problem]) -> None:
         print_problems(console(error=True), warnings, kind="warning")
 
 
-def _print_changes(changes: list[Change], output: Format, note: str = "") -> None:
+def print_changes(changes: list[Change], output: Format, note: str = "", *, places: bool = False) -> None:
+    """places: also where rules stand."""
     if output is not Format.TABLE:
         print_data(changes, output)
         return
@@ -213,7 +214,8 @@ def _print_changes(changes: list[Change], output: Format, note: str = "") -> Non
 
     screen = console()
     for change in changes:
-        number = f" (id {change.id})" if change.id else ""
+        place = f", place {change.place}" if places and change.place else ""
+        number = f" (id {change.id}{place})" if change.id else ""
         screen.print(
             Text.assemble(
                 f"{change.kind} ", (change.name, "bold"), f"{number} ", (change.verb, _VERB_STYLE[change.verb]), note

@@ -16,6 +16,7 @@ from quell.errors import QuellError
 
 #: Bytes of a file's name that come from the document's; a longer one is cut and told apart by a hash.
 _NAME = 120
+_RULES = "responserules.yaml"
 
 
 def export(
@@ -27,12 +28,13 @@ def export(
         bool, typer.Option("--secrets", help="With the secrets of webhooks in place of (secret). For admins.")
     ] = False,
     output: Annotated[
-        str | None, typer.Option("-o", "--output", help="A file, or FOLDER/ for a file a document; default: here.")
+        str | None,
+        typer.Option("-o", "--output", help="A file, or FOLDER/ for a file a document, rules together; default: here."),
     ] = None,
 ) -> None:
     """Write the documents in force as YAML, which applied to another controller gives the same.
 
-    Without --secrets a controller that has not got these webhooks already will ask for what (secret) stands for.
+    Rules are written in their order, which is the order they get elsewhere. Without --secrets a controller that has not got these webhooks already will ask for what (secret) stands for.
     """
     with connect(context) as client:
         text = client.documents.export(kind, source, secrets=secrets)
@@ -46,9 +48,12 @@ def export(
 
 def _write_folder(folder: Path, text: str) -> int:
     """QuellError: other documents are there, which applied with these would come back."""
-    from quell.documents.write import split
+    from quell.documents.write import SEPARATOR, split
 
-    files = {file_name(document): document for document in split(text)}
+    found: dict[str, list[str]] = {}
+    for document in split(text):
+        found.setdefault(file_name(document), []).append(document)
+    files = {name: SEPARATOR.join(documents) for name, documents in found.items()}
     folder.mkdir(parents=True, exist_ok=True)
     strange = sorted({path.name for path in folder.rglob("*") if path.suffix in {".yaml", ".yml"}} - set(files))
     if strange:
@@ -57,14 +62,16 @@ def _write_folder(folder: Path, text: str) -> int:
         )
     for name, document in files.items():
         _write(folder / name, document)
-    return len(files)
+    return sum(map(len, found.values()))
 
 
 def file_name(document: str) -> str:
-    """Such as responserule-kill-netcat.yaml, whatever the document's name has in it."""
+    """Such as group-shop.yaml, whatever the document's name has in it. Rules share a file, which keeps their order."""
     import yaml
 
     loaded = yaml.safe_load(document)
+    if loaded["kind"] == "ResponseRule":
+        return _RULES
     kind, name = str(loaded["kind"]).lower(), str(loaded["metadata"]["name"])
     written = quote(name, safe=" ")
     if len(written) > _NAME:

@@ -13,6 +13,7 @@ from quell.cli import (
     agents,
     audit,
     backups,
+    completion,
     doctor,
     documents,
     events,
@@ -25,6 +26,7 @@ from quell.cli import (
     processes,
     quarantines,
     rejects,
+    rules,
     settings,
     syslog,
     tokens,
@@ -87,6 +89,7 @@ app.command()(backups.restore)
 app.command()(doctor.doctor)
 app.command()(demo.demo)
 app.add_typer(importing.app, name="import")
+app.add_typer(rules.app, name="rules")
 app.add_typer(events.app, name="events")
 app.add_typer(notifications.app, name="notifications")
 app.add_typer(flags.app, name="flags")
@@ -113,7 +116,10 @@ def version() -> None:
 def main() -> None:
     """The entry point: runs the command and turns an error into a short message and its exit code."""
     try:
-        app(prog_name="quell")
+        if completion.wanted_in_bash():
+            completion.in_bash(lambda: app(prog_name="quell"))
+        else:
+            app(prog_name="quell")
     except QuellError as error:
         _report(error)
         sys.exit(exit_of(error))

@@ -11,9 +11,10 @@ import msgspec
 
 from quell.api import metrics
 from quell.catalogue.names import NAMES
-from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA
+from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA, WRITTEN, CriterionSpec
 from quell.cli.exits import MEANINGS
 from quell.detectors.produces import producers
+from quell.documents.options import Parameter, parameters_of, rule_options
 from quell.model.event import Category
 from quell.settings import SETTINGS, Settings
 
@@ -21,6 +22,14 @@ _NOTICE = "<!-- Written by `make docs` from the code; edit that instead. -->\n"
 _NEVER = (
     "What a category can never have is refused when the rule is written. What one event cannot have is refused for that"
     " event (`not-applicable`) while its other actions run."
+)
+_HOSTS = (
+    "Host events take webhook, suppress-log, flags and process actions, never quarantine or pod kill. A process in a"
+    " network namespace other than the host's counts as a container."
+)
+_MATRIX = (
+    "From the one table that the validator, `GET /v1/rules/options`, `quell rules options` and completion read too. The"
+    " names of events are in the [reference](reference.md#names); how rules live, in [response rules](response-rules.md)."
 )
 _SETTINGS = (
     "A TOML file named by `--config` or `QUELL_CONFIG`, one table a group; a variable of the environment wins over it."
@@ -51,6 +60,7 @@ def pages() -> Mapping[str, str]:
         "event-names.md": names(),
         "metrics.md": metrics.page(),
         "reference.md": tables(),
+        "response-rules-matrix.md": matrix(),
         "settings.md": settings(),
     }
 
@@ -72,7 +82,7 @@ def tables() -> str:
             ("criterion", "categories", "met when", "example"),
             (
                 (
-                    f"`{spec.type}<key>`" if spec.type.endswith(":") else f"`{spec.type}`",
+                    _criterion(spec),
                     "all" if spec.categories == frozenset(Category) else _words(spec.categories),
                     spec.description,
                     f"`{spec.example}`",
@@ -136,6 +146,73 @@ def names() -> str:
 
 def _producer(name: str) -> str:
     return "Quell" if name == "quell" else f"`{name}`"
+
+
+def matrix() -> str:
+    """Category by criterion and category by action, with every condition."""
+    options = rule_options().categories
+    takes = {option.category: {criterion.type for criterion in option.criteria} for option in options}
+    sections = [
+        f"{_NOTICE}\n# Response rules: what goes with what\n",
+        f"{_MATRIX}\n",
+        "## Categories\n",
+        _table(
+            ("category", "also written", "its events"),
+            ((f"`{option.category}`", _words(option.words), option.description) for option in options),
+        ),
+        "## Criteria by category\n\nA criterion that a category does not take is refused when the rule is written.\n",
+        _table(
+            ("criterion", *(f"`{option.category}`" for option in options)),
+            (
+                (
+                    _criterion(spec),
+                    *("yes" if spec.type in takes[option.category] else "no" for option in options),
+                )
+                for spec in CRITERIA.values()
+            ),
+        ),
+        "## What each criterion says\n\nWhat an event does not have meets nothing.\n",
+        _table(
+            ("criterion", "after the colon", "met when", "example"),
+            (
+                (_criterion(spec), WRITTEN[spec.form], spec.description, f"`{spec.example}`")
+                for spec in CRITERIA.values()
+            ),
+        ),
+        f"## Actions by category\n\n{_NEVER}\n",
+        _table(
+            ("action", *(f"`{category}`" for category in Category)),
+            ((f"`{action}`", *(cells[category] for category in Category)) for action, cells in ALLOWED.items()),
+        ),
+        f"{_HOSTS}\n",
+        "## What each action is\n",
+        _table(
+            ("action", "class", "destructive", "can be undone", "parameters", "does", "example"),
+            (
+                (
+                    f"`{spec.word}`",
+                    spec.action_class.value,
+                    "yes" if spec.destructive else "no",
+                    "yes" if spec.reversible else "no",
+                    "; ".join(_parameter(parameter) for parameter in parameters_of(spec)) or "none",
+                    spec.description,
+                    f"`{spec.example}`",
+                )
+                for spec in ACTIONS.values()
+            ),
+        ),
+    ]
+    return "\n".join(sections)
+
+
+def _criterion(spec: CriterionSpec) -> str:
+    return f"`{spec.type}<key>`" if spec.type.endswith(":") else f"`{spec.type}`"
+
+
+def _parameter(parameter: Parameter) -> str:
+    bounds = "" if parameter.minimum is None else f" {parameter.minimum} to {parameter.maximum}"
+    form = ", ".join(parameter.values) or f"{parameter.form}{bounds}"
+    return f"`{parameter.name}`{' (required)' if parameter.required else ''}: {form}"
 
 
 def settings() -> str:

@@ -20,6 +20,7 @@ from quell.client.documents import Documents
 from quell.client.events import Events
 from quell.client.inventory import Inventory
 from quell.client.notifications import Notifications
+from quell.client.rules import Rules
 from quell.client.session import Session
 from quell.client.settings import ControllerSettings
 from quell.client.syslog import SyslogReceivers
@@ -39,6 +40,7 @@ class Client:
         self.events = Events(session)
         self.inventory = Inventory(session)
         self.notifications = Notifications(session)
+        self.rules = Rules(session)
         self.settings = ControllerSettings(session)
         self.syslog = SyslogReceivers(session)
         self.webhooks = Webhooks(session)

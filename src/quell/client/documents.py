@@ -5,7 +5,15 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from quell.client.session import YAML, Session
+from quell.client.session import YAML, Session, if_match
+
+
+class Holding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A quarantine of a rule that does not act any more: it is released, or `holders` go on holding it."""
+
+    key: str
+    released: bool
+    holders: list[str] = []
 
 
 class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -13,7 +21,7 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: str
     name: str
-    #: created, configured, unchanged or deleted.
+    #: created, configured, moved, unchanged or deleted.
     verb: str
     id: int | None = None
     #: The document's version; 0 once it is deleted.
@@ -23,6 +31,9 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Unified, without secrets; of a dry run only.
     diff: str = ""
     warnings: list[str] = []
+    #: Of a rule: where it stands among all of them, from 1 on.
+    place: int | None = None
+    quarantines: list[Holding] = []
 
 
 class Documents:
@@ -56,7 +67,7 @@ class Documents:
             "unquarantine": unquarantine or None,
         }
         return self._session.ask(
-            list[Change], "POST", "/v1/documents", content=text, headers=YAML | _if_match(version), params=params
+            list[Change], "POST", "/v1/documents", content=text, headers=YAML | if_match(version), params=params
         )
 
     def all(self, kind: str | None = None, name: str | None = None, source: str | None = None) -> list[dict[str, Any]]:
@@ -74,7 +85,7 @@ class Documents:
             "PUT",
             _path(kind, name),
             content=text,
-            headers=YAML | _if_match(version),
+            headers=YAML | if_match(version),
             params={"source": source or None},
         )
 
@@ -91,14 +102,10 @@ class Documents:
             list[Change],
             "DELETE",
             _path(kind, name),
-            headers=_if_match(version),
+            headers=if_match(version),
             params={"unquarantine": unquarantine or None, "force": force or None},
         )
 
 
 def _path(kind: str, name: str) -> str:
     return f"/v1/documents/{quote(kind, safe='')}/{quote(name, safe='')}"
-
-
-def _if_match(version: int | None) -> dict[str, str]:
-    return {} if version is None else {"If-Match": f'"{version}"'}

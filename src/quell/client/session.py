@@ -95,6 +95,11 @@ def given(**parameters: Any) -> dict[str, Any]:
     }
 
 
+def if_match(version: int | None) -> dict[str, str]:
+    """The header of a change that is for one version; None: for any."""
+    return {} if version is None else {"If-Match": f'"{version}"'}
+
+
 class _Page(Struct, Generic[Answer]):
     items: list[Answer]
     next: str | None = None

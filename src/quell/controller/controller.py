@@ -26,6 +26,7 @@ from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.isolation import Isolation
 from quell.controller.live_settings import LiveSettings
+from quell.controller.names_seen import NamesSeen
 from quell.controller.own_events import own_event
 from quell.controller.own_flags import keep, told_to
 from quell.controller.past import as_decided
@@ -87,12 +88,13 @@ class Controller:
         self.rulebook = Editing(
             store,
             time.time,
-            held=self._holdings,
+            held=self.holdings,
             use=self._decide_by,
             release=self._released_with,
             told=self.happenings.configuring.changed,
             refused=self.happenings.configuring.refused,
         )
+        self.names = NamesSeen(store, time.time)
         #: What each enrolled agent last said of itself, by id.
         self._agents = {agent.id: hello for agent in store.read(stored_agents.all_of) if (hello := _hello(agent))}
         self._linked: set[str] = set()
@@ -167,6 +169,7 @@ class Controller:
         self.syslog.start()
         self._spawn(self._tick())
         self._spawn(self._keeper.run())
+        self._spawn(self.names.run())
 
     def stopping(self) -> None:
         """Links that end from here on are ended by the controller."""
@@ -180,6 +183,7 @@ class Controller:
         self.dispatcher.stop()
         await asyncio.gather(self.webhooks.stop(), self.syslog.stop())
         self.inventory.close()
+        self.names.save()
         await asyncio.to_thread(self._keeper.tell)
         await asyncio.to_thread(self.store.close)
 
@@ -190,7 +194,9 @@ class Controller:
 
         Raises QueueFull, the awaiting StoreFull and StoreError.
         """
-        return self.pipeline.submit(events)
+        written = self.pipeline.submit(events)
+        self.names.note(events)
+        return written
 
     def tell_following(self, name: str, subject: Subject, message: str, delivery: str) -> None:
         """An event of Quell's own about a request. delivery: the id of the webhook's delivery that made it; "": none did."""
@@ -235,7 +241,7 @@ class Controller:
     # ---- documents
 
     def documents(self, kind: str | None = None, name: str | None = None, source: str | None = None) -> list[Kept]:
-        """Those in force, by kind and name. KeyError: no such kind."""
+        """Those in force, by kind; rules as they stand, others by name. KeyError: no such kind."""
         wanted = kind_of(kind) if kind is not None else None
         return [
             kept
@@ -251,7 +257,7 @@ class Controller:
         """By Quell itself. KeyError: there is none. DocumentConflict: something refers to it."""
         return await self.rulebook.delete(Key(kind_of(kind), name), Editor())
 
-    def _holdings(self) -> dict[str, list[str]]:
+    def holdings(self) -> dict[str, list[str]]:
         """Holder -> keys of the quarantines that it holds."""
         found: dict[str, list[str]] = {}
         for key, held in sorted(self.state.quarantines.items()):

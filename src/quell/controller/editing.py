@@ -12,17 +12,20 @@ import msgspec
 from msgspec import Struct
 
 from quell.clock import Clock
+from quell.controller.rule_changes import plan_first
 from quell.controller.rulebook import (
     KINDS,
     Application,
     Edition,
     Editor,
+    Holding,
     Kept,
     Key,
     Plan,
     Step,
     Verb,
     as_documents,
+    in_order,
     plan_apply,
     plan_delete,
 )
@@ -39,11 +42,20 @@ from quell.storage import audit, key_values
 from quell.storage import documents as stored
 from quell.storage.store import Store
 
-#: Under which the store keeps how often the documents were changed.
+#: Under which the store keeps how often the documents were changed, and whether it ever had the default rules.
 _REVISION = "documents.revision"
+_HAD_DEFAULTS = "rules.defaults"
 _NOWHERE = Source()
-_AUDIT_VERBS = {Verb.CREATED: "create", Verb.CONFIGURED: "change", Verb.DELETED: "delete"}
+_AUDIT_VERBS = {
+    Verb.CREATED: "create",
+    Verb.CONFIGURED: "change",
+    Verb.MOVED: "move",
+    Verb.UNCHANGED: "change",
+    Verb.DELETED: "delete",
+}
 
+#: What a change is, of the documents in force.
+Make = Callable[[Mapping[Key, Kept], Edition], Plan]
 #: Raises where the version that somebody read is not the one in force any more.
 Expect = Callable[[], None]
 
@@ -63,6 +75,10 @@ class Change(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Unified, of what is written; of a dry run only.
     diff: str = ""
     warnings: tuple[str, ...] = ()
+    #: Of a rule: where it stands among all of them, from 1 on; absent: it is none, or deleted.
+    place: int | None = None
+    #: Those that it holds while it does not act any more, and what becomes of them.
+    quarantines: tuple[Holding, ...] = ()
 
 
 class Changed(Struct, frozen=True, kw_only=True):
@@ -73,7 +89,7 @@ class Changed(Struct, frozen=True, kw_only=True):
 
 
 class _Prepared(Struct, frozen=True):
-    """index: None if nothing changes. kept: the documents in force afterwards."""
+    """index: None if what is decided does not change. kept: the documents in force afterwards."""
 
     plan: Plan
     told: list[Change]
@@ -81,6 +97,8 @@ class _Prepared(Struct, frozen=True):
     documents: Documents
     index: Index | None = None
     put: tuple[stored.Document, ...] = ()
+    #: (position, kind, name) of rules that only make room.
+    shifted: tuple[tuple[int, str, str], ...] = ()
     entries: tuple[AuditEntry, ...] = ()
 
 
@@ -121,9 +139,11 @@ class Editing:
         self._refused = refused
         self._changing = asyncio.Lock()
         kept = {Key(document.kind, document.name): _kept(document) for document in store.read(stored.all_of)}
-        #: In the order of kinds and names.
-        self.kept: Mapping[Key, Kept] = dict(sorted(kept.items()))
+        #: By kind; rules as they stand, others by name.
+        self.kept: Mapping[Key, Kept] = in_order(kept)
         self.revision = int(store.read(lambda connection: key_values.get(connection, _REVISION)) or b"0")
+        if store.read(lambda connection: key_values.get(connection, _HAD_DEFAULTS)) is None:
+            self._place_defaults()
 
     @property
     def documents(self) -> Documents:
@@ -133,7 +153,7 @@ class Editing:
         self, wanted: Application, editor: Editor, *, dry_run: bool = False, expect: Expect = _any_version
     ) -> Changed:
         """All of it or nothing. DocumentError and those below it, StoreError, and what `expect` raises."""
-        return await self._change(
+        return await self.change(
             lambda kept, edition: plan_apply(kept, wanted, edition), editor, dry_run=dry_run, expect=expect
         )
 
@@ -148,16 +168,17 @@ class Editing:
         expect: Expect = _any_version,
     ) -> Changed:
         """As `apply`. KeyError: there is none."""
-        return await self._change(
+        return await self.change(
             lambda kept, edition: plan_delete(kept, key, edition, force=force, unquarantine=unquarantine),
             editor,
             dry_run=dry_run,
             expect=expect,
         )
 
-    async def _change(
-        self, make: Callable[[Mapping[Key, Kept], Edition], Plan], editor: Editor, *, dry_run: bool, expect: Expect
+    async def change(
+        self, make: Make, editor: Editor, *, dry_run: bool = False, expect: Expect = _any_version
     ) -> Changed:
+        """What `make` plans, done whole. It runs in a thread. What it and `expect` raise, and StoreError."""
         async with self._changing:
             expect()
             edition = Edition(revision=self.revision + 1, time=self._clock(), editor=editor, held=self._held())
@@ -169,29 +190,35 @@ class Editing:
                 if not dry_run:
                     self._refused(editor, error)
                 raise
-            if dry_run or prepared.index is None:
+            if dry_run:
                 return Changed(changes=prepared.told, revision=self.revision)
-            await self._write(prepared, edition)
+            if prepared.entries:
+                await asyncio.wrap_future(self._store.submit(_writing(prepared, edition), point="documents"))
+            if prepared.plan.changes:
+                self.kept = prepared.kept
+                self.revision = edition.revision
+            if prepared.index is not None:
+                self._use(prepared.documents, prepared.index)
+            if prepared.plan.changes:
+                self._told(editor, prepared.told, edition.revision)
+        failed = await self._let_go(prepared.plan)
+        return Changed(changes=[_with(change, failed) for change in prepared.told], revision=self.revision)
+
+    def _place_defaults(self) -> None:
+        """Once, before anything is decided: deleted ones do not come back by themselves. StoreError."""
+        edition = Edition(revision=self.revision + 1, time=self._clock())
+        prepared = _prepare(plan_first(self.kept, edition), edition, diffs=False)
+        write = _writing(prepared, edition)
+
+        def first(connection: sqlite3.Connection) -> None:
+            key_values.put(connection, _HAD_DEFAULTS, b"1")
+            if prepared.plan.changes:
+                write(connection)
+
+        self._store.submit(first).result()
+        if prepared.plan.changes:
             self.kept = prepared.kept
             self.revision = edition.revision
-            self._use(prepared.documents, prepared.index)
-            self._told(editor, prepared.told, edition.revision)
-        failed = await self._let_go(prepared.plan)
-        return Changed(changes=[_with(change, failed) for change in prepared.told], revision=edition.revision)
-
-    async def _write(self, prepared: _Prepared, edition: Edition) -> None:
-        gone = [step.key for step in prepared.plan.steps if step.verb is Verb.DELETED]
-
-        def write(connection: sqlite3.Connection) -> None:
-            for document in prepared.put:
-                stored.put(connection, document)
-            for key in gone:
-                stored.delete(connection, *key)
-            key_values.put(connection, _REVISION, str(edition.revision).encode())
-            for entry in prepared.entries:
-                audit.append(connection, entry, edition.time)
-
-        await asyncio.wrap_future(self._store.submit(write, point="documents"))
 
     async def _let_go(self, plan: Plan) -> dict[Key, str]:
         """What could not be released, by the document that held it."""
@@ -205,25 +232,49 @@ class Editing:
         return failed
 
 
+def _writing(prepared: _Prepared, edition: Edition) -> Callable[[sqlite3.Connection], None]:
+    gone = [step.key for step in prepared.plan.steps if step.verb is Verb.DELETED]
+
+    def write(connection: sqlite3.Connection) -> None:
+        for document in prepared.put:
+            stored.put(connection, document)
+        for key in gone:
+            stored.delete(connection, *key)
+        stored.reposition(connection, prepared.shifted)
+        if prepared.plan.changes:
+            key_values.put(connection, _REVISION, str(edition.revision).encode())
+        for entry in prepared.entries:
+            audit.append(connection, entry, edition.time)
+
+    return write
+
+
 def _prepare(plan: Plan, edition: Edition, *, diffs: bool) -> _Prepared:
     """Everything of a change that can go wrong but the writing. DocumentError."""
-    told = [_told(step, diffs=diffs) for step in plan.steps]
-    kept = {key: _placeless(plan.after[key]) for key in sorted(plan.after)}
+    kept = {key: _placeless(each) for key, each in in_order(plan.after).items()}
+    places = {key: place for place, key in enumerate((key for key in kept if key.kind == "ResponseRule"), start=1)}
+    told = [_told(step, places.get(step.key), diffs=diffs) for step in plan.steps]
     documents = as_documents(each.thing for each in kept.values())
-    if not plan.changes:
-        return _Prepared(plan, told, kept, documents)
+    changes = plan.changes
+    released = {key for _, key in plan.released}
+    decides = any(step.verb is not Verb.MOVED for step in changes)
     return _Prepared(
         plan,
         told,
         kept,
         documents,
-        compile_index(documents, revision=edition.revision),
-        tuple(_stored(step.key, step.after) for step in plan.changes if step.after is not None),
-        tuple(_entry(step, edition, {key for _, key in plan.released}) for step in plan.changes),
+        compile_index(documents, revision=edition.revision) if decides else None,
+        tuple(_stored(step.key, step.after) for step in changes if step.after is not None),
+        tuple((plan.after[key].position, *key) for key in plan.shifted),
+        tuple(
+            _entry(step, edition, released)
+            for step in plan.steps
+            if step.verb is not Verb.UNCHANGED or step.key in released
+        ),
     )
 
 
-def _told(step: Step, *, diffs: bool) -> Change:
+def _told(step: Step, place: int | None, *, diffs: bool) -> Change:
     thing = _thing(step.after or step.before)
     return Change(
         kind=step.key.kind,
@@ -234,6 +285,8 @@ def _told(step: Step, *, diffs: bool) -> Change:
         source=step.after.source if step.after else "",
         diff=unified(_thing(step.before), _thing(step.after)) if diffs and step.verb is not Verb.UNCHANGED else "",
         warnings=step.warnings,
+        place=place,
+        quarantines=step.quarantines,
     )
 
 
@@ -244,6 +297,8 @@ def _entry(step: Step, edition: Edition, released: Collection[Key]) -> AuditEntr
         notes.append(f"taken from source {step.before.source}")
     if isinstance(before, Webhook) and isinstance(after, Webhook) and (fields := hidden.changed(before, after)):
         notes.append(f"{', '.join(fields)} changed")
+    if step.note:
+        notes.append(step.note)
     if step.key in released:
         notes.append("its quarantines are ended")
     return AuditEntry(
@@ -284,6 +339,7 @@ def _stored(key: Key, kept: Kept) -> stored.Document:
         created=kept.created,
         changed=kept.changed,
         changed_by=kept.changed_by,
+        position=kept.position,
     )
 
 
@@ -296,5 +352,6 @@ def _kept(document: stored.Document) -> Kept:
             created=document.created,
             changed=document.changed,
             changed_by=document.changed_by,
+            position=document.position,
         )
     )

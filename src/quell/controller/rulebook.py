@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from itertools import chain, count
 from typing import NamedTuple
 
 import msgspec
@@ -12,11 +13,12 @@ from msgspec import Struct
 
 from quell.controller.authorship import enabled, restrained, taken_along, widened
 from quell.controller.numbering import numbered
+from quell.controller.rule_order import index_of, place
 from quell.documents.hidden import restore
 from quell.documents.load import Documents, Thing
 from quell.documents.references import KINDS as REFERRED
 from quell.documents.references import check, references, silenced, untold
-from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, Problem
+from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, NoSuchRule, Problem
 from quell.model.audit import QUELL, Actor
 from quell.model.policy import Policy, Ruleset
 from quell.model.rule import Group, Rule, Source, Webhook
@@ -47,6 +49,8 @@ class Key(NamedTuple):
 class Verb(StrEnum):
     CREATED = "created"
     CONFIGURED = "configured"
+    #: A rule stands elsewhere among the others; nothing else of it is changed.
+    MOVED = "moved"
     UNCHANGED = "unchanged"
     DELETED = "deleted"
 
@@ -64,6 +68,8 @@ class Kept(Struct, frozen=True, kw_only=True):
     changed: float = 0.0
     #: As the audit log names them, such as user/ann.
     changed_by: str = ""
+    #: Of a rule: where it stands (quell.controller.rule_order); 0 otherwise.
+    position: int = 0
 
 
 class Editor(Struct, frozen=True, kw_only=True):
@@ -87,6 +93,8 @@ class Application(Struct, frozen=True, kw_only=True):
 
     source: by what name all of it is applied. prune: delete what was applied by that name and is not here any more.
     take_over: also what belongs to other sources. unquarantine: end the quarantines of what is deleted or disabled.
+    after: where rules stand that are new, as quell.controller.rule_order.index_of takes it; the others stay in place. A
+    rule without a name is a new one, and gets one from its id.
     """
 
     documents: Documents
@@ -94,6 +102,16 @@ class Application(Struct, frozen=True, kw_only=True):
     prune: bool = False
     take_over: bool = False
     unquarantine: bool = False
+    after: int | None = None
+
+
+class Holding(Struct, frozen=True, kw_only=True):
+    """A quarantine that a rule or policy holds, which does not act after the change, and what becomes of it."""
+
+    key: str
+    #: It ends with the change; if not, `holders` go on holding it.
+    released: bool
+    holders: tuple[str, ...] = ()
 
 
 class Step(Struct, frozen=True, kw_only=True):
@@ -104,10 +122,15 @@ class Step(Struct, frozen=True, kw_only=True):
     before: Kept | None = None
     after: Kept | None = None
     warnings: tuple[str, ...] = ()
+    quarantines: tuple[Holding, ...] = ()
+    #: For the audit log.
+    note: str = ""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
+    #: Rules of which nothing but the position changed, to make room for others.
+    shifted: tuple[Key, ...] = ()
     #: All documents in force afterwards.
     after: Mapping[Key, Kept]
     #: Holders whose quarantines end, with the document that held them.
@@ -132,6 +155,28 @@ def kind_of(word: str) -> str:
 
 def name_of(thing: Thing) -> Key:
     return Key(next(kind for kind, struct in KINDS.items() if isinstance(thing, struct)), thing.name)
+
+
+def in_order(things: Mapping[Key, Kept]) -> dict[Key, Kept]:
+    """By kind; rules as they stand, others by name."""
+    return dict(sorted(things.items(), key=_standing))
+
+
+def rules_in_order(things: Mapping[Key, Kept]) -> list[tuple[Key, Kept]]:
+    return sorted(((key, kept) for key, kept in things.items() if key.kind == "ResponseRule"), key=_standing)
+
+
+def rule_of(things: Mapping[Key, Kept], number: int) -> Key:
+    """NoSuchRule."""
+    for key, kept in things.items():
+        if isinstance(kept.thing, Rule) and kept.thing.id == number:
+            return key
+    raise NoSuchRule(number)
+
+
+def _standing(item: tuple[Key, Kept]) -> tuple[str, int, int, str]:
+    key, kept = item
+    return key.kind, kept.position, getattr(kept.thing, "id", 0), key.name
 
 
 def as_documents(things: Iterable[Thing], written: Documents | None = None) -> Documents:
@@ -171,12 +216,14 @@ def refuse_nothing(documents: Documents) -> None:
 
 
 def plan_apply(things: Mapping[Key, Kept], wanted: Application, edition: Edition) -> Plan:
-    """What an application does. DocumentError, DocumentConflict, DocumentForbidden: nothing is to be done."""
+    """What an application does. DocumentError, DocumentConflict, DocumentForbidden, NoSuchRule: nothing is to be done."""
     given = _given(things, wanted, edition)
     gone = _pruned(things, wanted, given)
     after = {key: kept for key, kept in things.items() if key not in gone}
     steps = [_step(things.get(key), key, thing, wanted, edition) for key, thing in given.items()]
     _refuse_foreign(steps, wanted)
+    steps, shifted = _placed(after, steps, wanted.after)
+    after |= shifted
     steps += [Step(key=key, verb=Verb.DELETED, before=things[key]) for key in gone]
     after |= {step.key: step.after for step in steps if step.after is not None}
     _refuse_used(gone, after)
@@ -187,7 +234,8 @@ def plan_apply(things: Mapping[Key, Kept], wanted: Application, edition: Edition
     for key, said in _unheard(after, steps):
         warned.setdefault(key, []).append(said)
     steps = [_warned(step, warned.get(step.key, ())) for step in steps]
-    return _finished(things, after, steps, edition, unquarantine=wanted.unquarantine)
+    plan = finished(things, after, steps, edition, unquarantine=wanted.unquarantine)
+    return msgspec.structs.replace(plan, shifted=tuple(shifted)) if shifted else plan
 
 
 def _unheard(after: Mapping[Key, Kept], steps: Iterable[Step]) -> Iterator[tuple[Key, str]]:
@@ -229,7 +277,7 @@ def plan_delete(
         users = [str(other) for other, kept in after.items() if key in _referred(kept.thing)]
         if users:
             steps[0] = _warned(steps[0], [f"{', '.join(users)} named it and is Pending without it"])
-    return _finished(things, after, steps, edition, unquarantine=unquarantine)
+    return finished(things, after, steps, edition, unquarantine=unquarantine)
 
 
 def _given(things: Mapping[Key, Kept], wanted: Application, edition: Edition) -> dict[Key, Thing]:
@@ -252,7 +300,8 @@ def _given(things: Mapping[Key, Kept], wanted: Application, edition: Edition) ->
         whole, lacking = restore(webhook, before.thing if before and isinstance(before.thing, Webhook) else None)
         webhooks.append(whole)
         problems += lacking
-    keys = {name_of(rule) for rule in documents.rules}
+    named = _provisional(documents.rules)
+    keys = {name_of(rule) for rule in named}
     rules = {key: kept.thing for key, kept in things.items() if isinstance(kept.thing, Rule)}
     pruned = {key for key in rules if wanted.prune and things[key].source == wanted.source}
     others = {rule.id: rule.name for key, rule in rules.items() if key not in keys and key not in pruned}
@@ -260,7 +309,7 @@ def _given(things: Mapping[Key, Kept], wanted: Application, edition: Edition) ->
     # A new rule that got one of these by itself would hold the quarantines of the rule that goes, or is gone.
     spent = [rules[key].id for key in pruned] + [int(number) for number in _held_by_rules(edition.held)]
     try:
-        given = numbered(documents.rules, others, ids, spent)
+        given = _named(numbered(named, others, ids, spent), {name for _, name in things})
     except DocumentError as error:
         raise DocumentError([*problems, *error.problems]) from error
     if problems:
@@ -268,6 +317,54 @@ def _given(things: Mapping[Key, Kept], wanted: Application, edition: Edition) ->
     rest: tuple[Thing, ...] = (*documents.syslogs, *documents.rulesets, *documents.policies)
     parts: tuple[Thing, ...] = (*documents.groups, *webhooks, *rest, *given)
     return {name_of(thing): thing for thing in parts}
+
+
+def _provisional(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """Rules that have no name get one that no document can have, until they have an id."""
+    return tuple(
+        rule if rule.name else msgspec.structs.replace(rule, name=f"\n{serial}") for serial, rule in enumerate(rules)
+    )
+
+
+def _named(rules: Sequence[Rule], taken: set[str]) -> tuple[Rule, ...]:
+    """With names like rule-12 for those that have none."""
+    found = []
+    for rule in rules:
+        if rule.name.startswith("\n"):
+            names = chain((f"rule-{rule.id}",), (f"rule-{rule.id}-{more}" for more in count(2)))
+            name = next(each for each in names if each not in taken)
+            rule = msgspec.structs.replace(rule, name=name)  # noqa: PLW2901 - from here on it is the rule
+        taken.add(rule.name)
+        found.append(rule)
+    return tuple(found)
+
+
+def _placed(things: Mapping[Key, Kept], steps: list[Step], after: int | None) -> tuple[list[Step], dict[Key, Kept]]:
+    """The steps with places for rules that are new, and the rules that make room for them. NoSuchRule."""
+    new = [step.key for step in steps if step.verb is Verb.CREATED and step.key.kind == "ResponseRule"]
+    if not new and after is None:
+        return steps, {}
+    standing = rules_in_order(things)
+    index = index_of([kept.thing.id for _, kept in standing if isinstance(kept.thing, Rule)], after)
+    placed = place([kept.position for _, kept in standing], index, len(new))
+    positions = dict(zip(new, placed.newcomers, strict=True))
+    shifted = {
+        key: msgspec.structs.replace(kept, position=position)
+        for (key, kept), position in zip(standing, placed.others or (), strict=False)
+        if kept.position != position
+    }
+    return [_at(step, positions, shifted) for step in steps], shifted
+
+
+def _at(step: Step, positions: Mapping[Key, int], shifted: dict[Key, Kept]) -> Step:
+    """A step with the position that its rule gets; one that changes is stored as a whole, so that it is shifted with it."""
+    if step.after is None:
+        return step
+    moved = shifted.get(step.key) if step.verb is Verb.UNCHANGED else shifted.pop(step.key, None)
+    position = positions.get(step.key) if moved is None else moved.position
+    if position is None:
+        return step
+    return msgspec.structs.replace(step, after=msgspec.structs.replace(step.after, position=position))
 
 
 def _pruned(things: Mapping[Key, Kept], wanted: Application, given: Collection[Key]) -> list[Key]:
@@ -296,6 +393,7 @@ def _step(before: Kept | None, key: Key, thing: Thing, wanted: Application, edit
         created=edition.time if before is None else before.created,
         changed=edition.time,
         changed_by=str(edition.editor.actor),
+        position=0 if before is None else before.position,
     )
     verb = Verb.CREATED if before is None else Verb.CONFIGURED
     return Step(key=key, verb=verb, before=before, after=after, warnings=warnings)
@@ -347,7 +445,7 @@ def _refuse_used(gone: Iterable[Key], after: Mapping[Key, Kept], instead: str = 
         raise DocumentConflict(problems)
 
 
-def _finished(
+def finished(
     things: Mapping[Key, Kept],
     after: Mapping[Key, Kept],
     steps: Sequence[Step],
@@ -361,17 +459,42 @@ def _finished(
             raise DocumentForbidden(problems)
         if unquarantine:
             raise DocumentForbidden([Problem(file="", message="it takes an operator to end quarantines")])
-    holding = {_holder(kept.thing) for kept in after.values()}
-    done: list[Step] = []
-    released: list[tuple[str, Key]] = []
-    for step in steps:
-        holder = _holder(step.before.thing) if step.before else ""
-        keys = edition.held.get(holder, ()) if holder and holder not in holding else ()
-        if keys and unquarantine:
-            released.append((holder, step.key))
-        words = "is released from quarantine" if unquarantine else f"stays in quarantine, held by {holder}"
-        done.append(_warned(step, [f"{key} {words}" for key in keys]))
-    return Plan(steps=tuple(done), after=after, released=tuple(released))
+    acting = {holder for kept in after.values() if enabled(kept.thing) and (holder := _holder(kept.thing))}
+    idle = {
+        step.key: holder
+        for step in steps
+        if step.before and (holder := _holder(step.before.thing)) in edition.held and holder not in acting
+    }
+    leaving = frozenset(idle.values()) if unquarantine else frozenset()
+    holders: dict[str, list[str]] = {}
+    for holder, keys in edition.held.items() if idle else ():
+        for key in keys:
+            holders.setdefault(key, []).append(holder)
+    done = [
+        _with_quarantines(step, idle[step.key], edition.held[idle[step.key]], holders, leaving)
+        if step.key in idle
+        else step
+        for step in steps
+    ]
+    released = tuple((holder, key) for key, holder in idle.items()) if unquarantine else ()
+    return Plan(steps=tuple(done), after=after, released=released)
+
+
+def _with_quarantines(
+    step: Step, holder: str, keys: Sequence[str], holders: Mapping[str, Sequence[str]], leaving: Collection[str]
+) -> Step:
+    """The step with what becomes of the quarantines of its holder. leaving: the holders that let go."""
+    found: list[Holding] = []
+    told: list[str] = []
+    for key in keys:
+        remaining = tuple(sorted(each for each in holders[key] if each not in leaving))
+        found.append(Holding(key=key, released=not remaining, holders=remaining))
+        if not remaining:
+            told.append(f"{key} is released from quarantine")
+        elif step.verb is not Verb.UNCHANGED or leaving:
+            by = holder if holder in remaining else ", ".join(remaining)
+            told.append(f"{key} stays in quarantine, held by {by}")
+    return msgspec.structs.replace(_warned(step, told), quarantines=tuple(found))
 
 
 def _things(documents: Mapping[Key, Kept]) -> dict[tuple[str, str], Thing]:
@@ -379,10 +502,14 @@ def _things(documents: Mapping[Key, Kept]) -> dict[tuple[str, str], Thing]:
 
 
 def _holder(thing: Thing) -> str:
-    """By what name an enabled rule or policy holds quarantines; "": it holds none."""
-    if not enabled(thing):
-        return ""
-    return f"rule/{thing.id}" if isinstance(thing, Rule) else f"policy/{thing.name}"
+    """By what name a rule or policy holds quarantines; "": such a thing holds none."""
+    match thing:
+        case Rule():
+            return f"rule/{thing.id}"
+        case Policy():
+            return f"policy/{thing.name}"
+        case _:
+            return ""
 
 
 def _held_by_rules(held: Iterable[str]) -> Iterator[str]:

@@ -30,6 +30,10 @@ DESCRIPTION_LIMIT = 350
 #: Of a flag's content: in documents of other systems, and in ours.
 FOREIGN_CONTENT_LIMIT = 350
 CONTENT_LIMIT = 10_000
+#: Seconds, of a pod's kill.
+GRACE_LIMIT = 86_400
+#: Least and greatest, of a process.
+PRIORITIES = (-20, 19)
 
 
 class Written(Struct, frozen=True):
@@ -130,11 +134,11 @@ def _flag(fields: Fields, foreign: bool) -> tuple[str, str, tuple[str, ...]]:
 
 def _kill_pod(fields: Fields, _foreign: bool) -> Action:
     written = fields.get("grace_period", fields.get("gracePeriod"))
-    return KillPod(grace_period=written.integer(0, 86_400) if written else 0)
+    return KillPod(grace_period=written.integer(0, GRACE_LIMIT) if written else 0)
 
 
 def _renice(fields: Fields, _foreign: bool) -> Action:
-    return ReniceProcess(priority=fields["priority"].integer(-20, 19, quoted=True))
+    return ReniceProcess(priority=fields["priority"].integer(*PRIORITIES, quoted=True))
 
 
 #: Word -> required parameters, optional ones, and what makes the action of them.

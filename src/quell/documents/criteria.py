@@ -150,8 +150,10 @@ def _name(text: str, place: Value, context: Context) -> str:
     category, kind = context.category, context.kind
     canonical = resolve(text)
     if canonical is None:
-        if not _is_known(text, category):
-            near = nearest(text, (*(entry.name for entry in NAMES.values() if not entry.pattern), *rule_names()))
+        seen = place.report.names
+        if not _is_known(text, category) and text.casefold() not in seen:
+            known = (entry.name for entry in NAMES.values() if not entry.pattern)
+            near = nearest(text, (*known, *rule_names(), *seen.values()))
             place.warn(
                 f'neither the catalogue nor a detector\'s rules have an event named "{text}"', got=text, near=near
             )

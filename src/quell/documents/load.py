@@ -15,7 +15,7 @@ from quell.documents import group, neuvector, policy, rule, ruleset, syslog, web
 from quell.documents.document import Document
 from quell.documents.nodes import Scalar, compose, from_value
 from quell.documents.places import Places, places
-from quell.documents.reader import Fields, Report, Value, listed
+from quell.documents.reader import NO_NAMES, Fields, Names, Report, Value, listed
 from quell.errors import DocumentError, Problem
 from quell.model.policy import Policy, Ruleset
 from quell.model.rule import Group, Rule, Source, Webhook
@@ -72,15 +72,18 @@ class Documents(Struct, frozen=True, kw_only=True):
 _Found = list[tuple[Thing, Value]]
 
 
-def load_text(text: str | bytes, file: str = "<text>") -> Documents:
-    """The documents of one text. file: what messages call it. DocumentError has every problem."""
-    report = Report(file)
+def load_text(text: str | bytes, file: str = "<text>", names: Names = NO_NAMES) -> Documents:
+    """The documents of one text. file: what messages call it. DocumentError has every problem.
+
+    names: of events that are known beside those that everybody knows, as somebody sent them.
+    """
+    report = Report(file, names)
     return _checked(_read_text(text, report), [report])
 
 
-def load_values(values: Iterable[object], file: str = "<values>") -> Documents:
+def load_values(values: Iterable[object], file: str = "<values>", names: Names = NO_NAMES) -> Documents:
     """Documents that are plain values already, such as those that write.to_document makes; read as text is."""
-    report = Report(file)
+    report = Report(file, names)
     found: _Found = []
     for value in values:
         try:

@@ -23,11 +23,17 @@ _WORDS_SHOWN = 24
 _BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
+#: Names of events that are known beside the catalogue's and the mappings': without case -> as somebody sent them.
+Names = Mapping[str, str]
+NO_NAMES: Names = MappingProxyType({})
+
+
 class Report:
     """What is wrong with one file, and what is doubtful."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, names: Names = NO_NAMES) -> None:
         self.file = file
+        self.names = names
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 

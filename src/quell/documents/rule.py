@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from quell.catalogue.table import ACTIONS, allowed
+from quell.catalogue.table import ACTIONS, allowed, is_broad
 from quell.documents.actions import Written, read_action
 from quell.documents.criteria import Context, read_criteria
 from quell.documents.document import Document
@@ -15,7 +15,7 @@ from quell.model.event import Category, Kind
 from quell.model.rule import Mode, Rule
 
 #: What may stand for a category, in lower case and without blanks, "-" and "_"; with the kind of security event meant.
-_CATEGORIES: dict[str, tuple[Category, Kind | None]] = {
+CATEGORIES: dict[str, tuple[Category, Kind | None]] = {
     "event": (Category.EVENT, None),
     "events": (Category.EVENT, None),
     "securityevent": (Category.SECURITY_EVENT, None),
@@ -51,8 +51,6 @@ _OPTIONAL = (
 )
 #: Fields that the language has and this version does not: refused, as a rule must not mean less than it says.
 _LATER = dict.fromkeys(("evidence", "when", "tests"), "this version does not have it yet")
-#: Groups that everything is of.
-_EVERYTHING = ("", "all")
 _DEFAULT_IDS = range(1, 8)
 _RESOURCE_IDS = range(110_000, 120_000)
 
@@ -109,14 +107,20 @@ def read_fields(
     return rule
 
 
-def _category(value: Value) -> tuple[Category | None, Kind | None]:
-    text = value.text()
+def category_of(text: str) -> tuple[Category, Kind | None] | None:
+    """What a word for a category means, in any of its spellings; None: it is no such word."""
     folded = text.lower()
     for character in " -_":
         folded = folded.replace(character, "")
-    if text and folded not in _CATEGORIES:
+    return CATEGORIES.get(folded)
+
+
+def _category(value: Value) -> tuple[Category | None, Kind | None]:
+    text = value.text()
+    found = category_of(text)
+    if text and found is None:
         value.unknown("event category", text, (*Category, *Kind))
-    return _CATEGORIES.get(folded, (None, None))
+    return found or (None, None)
 
 
 def _actions(fields: Fields, category: Category | None, *, foreign: bool) -> tuple[Action, ...]:
@@ -179,7 +183,7 @@ def _limit(value: Value) -> tuple[int, float]:
 def _warn(rule: Rule, spec: Value, fields: Fields) -> None:
     words = [word(action) for action in rule.actions]
     destructive = [one for one in words if ACTIONS[one].destructive]
-    if not rule.criteria and rule.group in _EVERYTHING and destructive and not rule.allow_broad:
+    if is_broad(rule):
         spec.warn(
             f"{' and '.join(destructive)} on every {rule.category}, as neither a group nor a criterion narrows it: the "
             "rule runs in audit until it says allow_broad: true",

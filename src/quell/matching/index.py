@@ -8,15 +8,15 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from quell.catalogue.table import ACTIONS
+from quell.catalogue.table import is_broad
 from quell.errors import DocumentError, Problem
 from quell.matching.criteria import Equality, Test, compile_criterion
-from quell.matching.groups import ALL, Groups
+from quell.matching.groups import Groups
 from quell.matching.memo import Memo, fields
 from quell.matching.policies import Policies
 from quell.matching.reading import Read, Reading, World, identity, is_deep, reads
 from quell.matching.tree import Filed, build
-from quell.model.action import Action, SendWebhook, word
+from quell.model.action import Action, SendWebhook
 from quell.model.decision import Ask, Evidence, Match, NearMiss
 from quell.model.details import Details, Deviation
 from quell.model.event import Category, Event
@@ -253,7 +253,7 @@ def _asks(rule: Rule, ref: str) -> tuple[Ask, ...]:
     audit = ""
     if rule.mode is Mode.AUDIT:
         audit = f"{ref} is in audit mode"
-    elif not rule.allow_broad and rule.group in ("", ALL) and not rule.criteria and _harms(rule):
+    elif is_broad(rule):
         audit = f"{ref} would act on everything: it runs in audit until allow_broad: true says that this is meant"
     return tuple(
         Ask(
@@ -269,10 +269,6 @@ def _asks(rule: Rule, ref: str) -> tuple[Ask, ...]:
         )
         for action in rule.actions
     )
-
-
-def _harms(rule: Rule) -> bool:
-    return any(ACTIONS[word(action)].destructive for action in rule.actions)
 
 
 def _endpoints(rule: Rule, action: Action) -> tuple[str, ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 from msgspec import Struct
 
-_COLUMNS = "kind, name, id, revision, body, source, created, changed, changed_by"
+_COLUMNS = "kind, name, id, revision, body, source, created, changed, changed_by, position"
 
 
 class Document(Struct, frozen=True, kw_only=True):
@@ -25,12 +26,14 @@ class Document(Struct, frozen=True, kw_only=True):
     changed: float = 0.0
     #: Who changed it last, as the audit log names them; "": from before it was kept.
     changed_by: str = ""
+    #: Where a rule stands among the others; 0 where the kind has no order.
+    position: int = 0
 
 
 def put(connection: sqlite3.Connection, document: Document) -> None:
     """Creates or replaces the document of this kind and name."""
     connection.execute(
-        f"INSERT OR REPLACE INTO documents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a literal
+        f"INSERT OR REPLACE INTO documents ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a literal
         (
             document.kind,
             document.name,
@@ -41,8 +44,14 @@ def put(connection: sqlite3.Connection, document: Document) -> None:
             document.created,
             document.changed,
             document.changed_by,
+            document.position,
         ),
     )
+
+
+def reposition(connection: sqlite3.Connection, positions: Iterable[tuple[int, str, str]]) -> None:
+    """positions: (position, kind, name) of documents of which nothing else changes."""
+    connection.executemany("UPDATE documents SET position = ? WHERE kind = ? AND name = ?", positions)
 
 
 def delete(connection: sqlite3.Connection, kind: str, name: str) -> bool:
@@ -59,16 +68,16 @@ def get(connection: sqlite3.Connection, kind: str, name: str) -> Document | None
 
 
 def all_of(connection: sqlite3.Connection, kind: str | None = None) -> list[Document]:
-    """By kind, id and name."""
+    """By kind, and within it in their order: rules as they stand, others by name."""
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM documents WHERE ?1 IS NULL OR kind = ?1 ORDER BY kind, id, name",  # noqa: S608 - a literal
+        f"SELECT {_COLUMNS} FROM documents WHERE ?1 IS NULL OR kind = ?1 ORDER BY kind, position, id, name",  # noqa: S608 - a literal
         (kind,),
     )
     return [_document(row) for row in rows]
 
 
-def _document(row: tuple[str, str, int, int, bytes, str, float, float, str]) -> Document:
-    kind, name, number, revision, body, source, created, changed, changed_by = row
+def _document(row: tuple[str, str, int, int, bytes, str, float, float, str, int]) -> Document:
+    kind, name, number, revision, body, source, created, changed, changed_by, position = row
     return Document(
         kind=kind,
         name=name,
@@ -79,4 +88,5 @@ def _document(row: tuple[str, str, int, int, bytes, str, float, float, str]) -> 
         created=created,
         changed=changed,
         changed_by=changed_by,
+        position=position,
     )

@@ -38,8 +38,8 @@ from quell.storage import audit
 YAML = "application/yaml"
 _Call = Request[Any, Any, Any]
 
-_DryRun = Annotated[bool, QueryParameter(description="Say what would change, with diffs, and change nothing.")]
-_Source = Annotated[
+DryRun = Annotated[bool, QueryParameter(description="Say what would change, with diffs, and change nothing.")]
+Source = Annotated[
     str | None,
     QueryParameter(
         pattern=SOURCE,
@@ -47,8 +47,8 @@ _Source = Annotated[
     ),
 ]
 _OfSource = Annotated[str | None, QueryParameter(pattern=SOURCE, description="Only what belongs to this source.")]
-_TakeOver = Annotated[bool, QueryParameter(description="Also change what belongs to another source.")]
-_Unquarantine = Annotated[
+TakeOver = Annotated[bool, QueryParameter(description="Also change what belongs to another source.")]
+Unquarantine = Annotated[
     bool, QueryParameter(description="End the quarantines of rules and policies that go or are disabled. operate.")
 ]
 _Secrets = Annotated[
@@ -57,15 +57,15 @@ _Secrets = Annotated[
 
 
 @dataclass
-class _OfOneVersion(Operation):
-    """A POST that may be for one version of all documents."""
+class OfOneVersion(Operation):
+    """A POST that may be for one version: of all documents, or of the rule in its path."""
 
     def __post_init__(self) -> None:
         wanted = Parameter(
             name="If-Match",
             param_in="header",
             schema=Schema(type=OpenAPIType.STRING, pattern='^"[ -~]*"$'),
-            description="The ETag of the list. 412 if any document was changed since.",
+            description="The ETag of what was read. 412 if it was changed since.",
         )
         self.parameters = [*(self.parameters or []), wanted]
 
@@ -172,16 +172,16 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         status_code=200,
         summary="Apply YAML documents, all of them or none",
         description="`prune` deletes what `source` applied before and is not here any more.",
-        operation_class=_OfOneVersion,
+        operation_class=OfOneVersion,
         opt=needs(Permission.RULES),
     )
     async def apply(
         request: _Call,
-        dry_run: _DryRun = False,
-        source: _Source = None,
+        dry_run: DryRun = False,
+        source: Source = None,
         prune: Annotated[bool, QueryParameter(description="Delete what this source applied and is not here.")] = False,
-        take_over: _TakeOver = False,
-        unquarantine: _Unquarantine = False,
+        take_over: TakeOver = False,
+        unquarantine: Unquarantine = False,
     ) -> Response[list[Change]]:
         wanted = Application(
             documents=await _read(request, services.controller, dry_run=dry_run),
@@ -190,8 +190,8 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
             take_over=take_over,
             unquarantine=unquarantine,
         )
-        done = await _refused(
-            rulebook.apply(wanted, _editor(request), dry_run=dry_run, expect=lambda: expect(request, rulebook.revision))
+        done = await refused(
+            rulebook.apply(wanted, editor(request), dry_run=dry_run, expect=lambda: expect(request, rulebook.revision))
         )
         return Response(done.changes, headers=etag(done.revision))
 
@@ -206,17 +206,17 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         request: _Call,
         kind: FromPath[str],
         name: FromPath[str],
-        dry_run: _DryRun = False,
-        source: _Source = None,
-        take_over: _TakeOver = False,
-        unquarantine: _Unquarantine = False,
+        dry_run: DryRun = False,
+        source: Source = None,
+        take_over: TakeOver = False,
+        unquarantine: Unquarantine = False,
     ) -> Response[Change]:
         key = _key(kind, name)
         documents = await _read(request, services.controller, dry_run=dry_run)
         _only(documents, key)
         wanted = Application(documents=documents, source=source or "", take_over=take_over, unquarantine=unquarantine)
-        done = await _refused(
-            rulebook.apply(wanted, _editor(request), dry_run=dry_run, expect=_expect(request, services.controller, key))
+        done = await refused(
+            rulebook.apply(wanted, editor(request), dry_run=dry_run, expect=_expect(request, services.controller, key))
         )
         (change,) = done.changes
         return Response(change, headers=etag(change.revision))
@@ -231,16 +231,16 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         request: _Call,
         kind: FromPath[str],
         name: FromPath[str],
-        dry_run: _DryRun = False,
-        unquarantine: _Unquarantine = False,
+        dry_run: DryRun = False,
+        unquarantine: Unquarantine = False,
         force: Annotated[bool, QueryParameter(description="Of a group: with the rules that refer to it.")] = False,
     ) -> Response[list[Change]]:
         key = _key(kind, name)
         try:
-            done = await _refused(
+            done = await refused(
                 rulebook.delete(
                     key,
-                    _editor(request),
+                    editor(request),
                     force=force,
                     unquarantine=unquarantine,
                     dry_run=dry_run,
@@ -265,7 +265,7 @@ async def _read(request: _Call, controller: Controller, *, dry_run: bool) -> Doc
     return documents
 
 
-async def _refused(change: Any) -> Changed:
+async def refused(change: Any) -> Changed:
     """What it gives. Refusal 409 where what is in force stands against it, 403 where it takes another role."""
     try:
         done: Changed = await change
@@ -329,14 +329,15 @@ def _caller(request: _Call) -> Caller:
     return caller
 
 
-def _editor(request: _Call) -> Editor:
+def editor(request: _Call) -> Editor:
     caller = _caller(request)
     return Editor(actor=caller.actor, operates=caller.may(Permission.OPERATE))
 
 
 def _cursor(kept: Kept) -> str:
+    """In the order of the list: rules as they stand, others by name."""
     key = name_of(kept.thing)
-    return f"{key.kind}/{key.name}"
+    return f"{key.kind}/{kept.position + 2**62:020}/{getattr(kept.thing, 'id', 0):010}/{key.name}"
 
 
 def _key(kind: str, name: str) -> Key:
