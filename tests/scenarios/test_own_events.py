@@ -256,7 +256,7 @@ def test_an_application_is_told_of_once_and_one_that_changes_nothing_is_not(tmp_
         assert told["details"]["message"] == (
             "documents changed by user/alice for source git/prod: 1 created (ResponseRule import)"
         )
-        assert told["details"]["facts"] == {"by": "user/alice", "revision": "1", "created": "1", "source": "git/prod"}
+        assert told["details"]["facts"] == {"by": "user/alice", "revision": "2", "created": "1", "source": "git/prod"}
         refused = load_text(RULE.format("x", "y").replace("event: event,", "event: event, group: nobody,"))
         for _ in range(20):
             with pytest.raises(DocumentError):

@@ -11,7 +11,17 @@ from typing import Any
 import msgspec
 
 from quell.api.asgi import Send, respond
-from quell.errors import DocumentError, EventError, FilterError, NoSuchRule, Problem, QuellError, QueueFull, StoreError, StoreFull
+from quell.errors import (
+    DocumentError,
+    EventError,
+    FilterError,
+    NoSuchRule,
+    Problem,
+    QuellError,
+    QueueFull,
+    StoreError,
+    StoreFull,
+)
 
 #: A step of a path: a name, or an index in brackets.
 _STEP = re.compile(r"([^.\[\]]+)|\[([^\]]*)\]")

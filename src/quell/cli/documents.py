@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 
 from quell.cli import inventory
 from quell.cli.connection import connect
+from quell.cli.names import SeenNames
 from quell.cli.output import Format, Output, console, print_data, print_rows, visible
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def apply(
     With --source and --prune a folder is the whole truth about its source: what is taken out of it is deleted, what
     others applied stays.
     """
-    texts, documents = read_documents(file)
+    texts, documents = read_documents(file, SeenNames(context))
     if prune and not source:
         raise typer.BadParameter("--prune needs --source NAME: only what that source applied is deleted")
     from quell.errors import ApiError
@@ -163,20 +164,23 @@ def delete(
     print_changes(changes, output)
 
 
-def read_documents(names: list[str]) -> tuple[dict[str, str], Documents]:
-    """The texts as they are, by file, and what they say; DocumentError with all problems of all files."""
+def read_documents(names: list[str], events: Mapping[str, str] | None = None) -> tuple[dict[str, str], Documents]:
+    """The texts as they are, by file, and what they say; DocumentError with all problems of all files.
+
+    events: names of events that are known beside those that everybody knows.
+    """
     from quell.documents.load import load_paths, load_text
     from quell.errors import DocumentError, Problem
 
     if names == ["-"]:
         text = sys.stdin.read()
-        return {"standard input": text}, load_text(text, "standard input")
+        return {"standard input": text}, load_text(text, "standard input", events or {})
     paths = [Path(name) for name in names]
     missing = [Problem(file=str(path), message="no such file or folder") for path in paths if not path.exists()]
     if missing:
         raise DocumentError(missing)
     files = [file for path in paths for file in ([path] if path.is_file() else _documents_in(path))]
-    return {str(file): file.read_text() for file in files}, load_paths(paths)
+    return {str(file): file.read_text() for file in files}, load_paths(paths, events or {})
 
 
 def _documents_in(folder: Path) -> list[Path]:

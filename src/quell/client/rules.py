@@ -78,11 +78,12 @@ class Rules:
         version: int | None = None,
     ) -> list[Change]:
         """rules: the fields of their specs, with or without a name, in their order. version: of all documents."""
+        said = {"rule": rules[0]} if len(rules) == 1 else {"rules": rules}
         return self._session.ask(
             list[Change],
             "POST",
             "/v1/rules",
-            json={"rules": rules, "after": after},
+            json={**said, "after": after},
             headers=if_match(version),
             params={"source": source or None, "dry_run": dry_run or None},
         )

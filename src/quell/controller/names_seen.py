@@ -34,6 +34,8 @@ LONGEST = 256
 _KNOWN = 50_000
 _TICK = 1.0
 
+_REPORTED = frozenset(entry.name for entry in NAMES.values() if entry.category is Category.COMPLIANCE)
+
 _name = attrgetter("name")
 _log = structlog.get_logger(__name__)
 
@@ -47,7 +49,7 @@ class NamesSeen:
         #: Names that need no look: those of the catalogue, and those taken up.
         self._known: set[str] = set()
         #: Those under which compliance reports come.
-        self._reported = {entry.name for entry in NAMES.values() if entry.category is Category.COMPLIANCE}
+        self._reported = set(_REPORTED)
         self._reports: deque[Event] = deque(maxlen=REPORTS_A_SECOND)
         self._room = NEW_A_SECOND
         self._put: list[NameSeen] = []
@@ -55,8 +57,6 @@ class NamesSeen:
         for each in store.read(stored.all_of):
             if each.category in self._seen:
                 self._seen[each.category][each.name] = each
-                if each.category == Category.COMPLIANCE:
-                    self._reported.add(each.name)
         self._learn_known()
 
     def note(self, events: Sequence[Event]) -> None:
@@ -80,12 +80,16 @@ class NamesSeen:
         """Until cancelled."""
         while True:
             await asyncio.sleep(_TICK)
-            reports = list(self._reports)
-            self._reports.clear()
-            if reports:
-                self._add(await asyncio.to_thread(_numbers, reports), Category.COMPLIANCE)
-            self.save()
-            self._room = NEW_A_SECOND
+            await self.round()
+
+    async def round(self) -> None:
+        """What is to be done once a second."""
+        reports = list(self._reports)
+        self._reports.clear()
+        if reports:
+            self._add(await asyncio.to_thread(_numbers, reports), Category.COMPLIANCE)
+        self.save()
+        self._room = NEW_A_SECOND
 
     def save(self) -> None:
         """Queue what is new for the disk. After a failure it is news again when it is next seen."""
@@ -112,6 +116,8 @@ class NamesSeen:
                 continue
             new.discard(event.name)
             self._known.add(event.name)
+            if event.category is Category.COMPLIANCE:
+                self._reported.add(event.name)
             if resolve(event.name) is None:
                 self._add([(event.name, event.source, event.kind or "")], event.category)
             self._room -= 1
@@ -136,7 +142,11 @@ class NamesSeen:
                 self._gone.append((category.value, oldest))
 
     def _learn_known(self) -> None:
-        self._known = {*NAMES, *(name for seen in self._seen.values() for name in seen)}
+        reported = self._seen[Category.COMPLIANCE.value]
+        self._reported &= {*_REPORTED, *reported}
+        # A report's own name is to be looked at once more, to be told from the numbers in it.
+        self._known = {*NAMES, *(name for seen in self._seen.values() if seen is not reported for name in seen)}
+        self._known |= self._reported
 
 
 def _numbers(reports: Iterable[Event]) -> list[tuple[str, str, str]]:

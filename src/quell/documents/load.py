@@ -95,7 +95,7 @@ def load_values(values: Iterable[object], file: str = "<values>", names: Names =
     return _checked(found, [report])
 
 
-def load_paths(paths: Sequence[Path]) -> Documents:
+def load_paths(paths: Sequence[Path], names: Names = NO_NAMES) -> Documents:
     """The documents of files, and of all *.yaml and *.yml files in folders and below them, each in the order of names."""
     reports: list[Report] = []
     found: _Found = []
@@ -106,7 +106,7 @@ def load_paths(paths: Sequence[Path]) -> Documents:
             report.warnings.append(Problem(file=str(path), message="no *.yaml or *.yml file in this folder"))
             reports.append(report)
         for file in files:
-            report = Report(str(file))
+            report = Report(str(file), names)
             reports.append(report)
             try:
                 text = file.read_bytes()
