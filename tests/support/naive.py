@@ -40,7 +40,7 @@ LEVELS = [level.value.casefold() for level in Level]
 
 def texts_of(text: str | bytes) -> list[Any]:
     """The YAML documents of a text, every scalar as it is written."""
-    return [document for document in yaml.load_all(text, Loader=yaml.BaseLoader) if document is not None]
+    return [document for document in yaml.load_all(text, Loader=yaml.CBaseLoader) if document is not None]
 
 
 def rules_of(text: str | bytes) -> dict[str, Mapping[str, Any]]:
@@ -240,7 +240,12 @@ def _glob(pattern: str, text: str) -> bool:
 def groups_of(event: Event, state_members: Mapping[str, Iterable[str]]) -> dict[str, bool]:
     """Of the groups that the tests of this folder name."""
     subject, details = event.subject, event.details()
-    workload = subject.container is not None or subject.pod is not None
+    is_report = event.category in {Category.CVE_REPORT, Category.COMPLIANCE} and not any(
+        name.casefold().startswith(("host.", "compliance.host")) for name in _names(event)[:1]
+    )
+    # A report may be about a workload by its name alone.
+    is_named = is_report and None not in (subject.service, subject.namespace)
+    workload = subject.container is not None or subject.pod is not None or is_named
     image, app = subject.image, ((subject.pod.labels if subject.pod else None) or {}).get("app")
     own = subject.container.id if subject.container else ""
     found = {
