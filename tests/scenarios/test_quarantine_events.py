@@ -210,6 +210,27 @@ def test_a_longer_or_stricter_quarantine_makes_no_second_event(tmp_path: Path) -
     run(tmp_path, scenario)
 
 
+def test_a_rule_that_does_not_name_it_does_not_isolate_what_a_person_releases(tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        spec = "id: 8, event: security-event, criteria: [{type: level, value: '>=Info'}], actions: [quarantine]"
+        await place.rules(document("ResponseRule", "all", spec) + isolating("nc", "process:nc", 9))
+        await place.event("e1", process={"pid": 4711, "start_ticks": 1, "name": "nc"})
+        await place.report("e1/0")
+        (told,) = await place.own_soon("Container.Quarantined")
+        assert told.subject.process is None
+        await place.controller.isolation.release(Selection(key=WEB), ANN, "released")
+        await place.report(place.command())
+        (ended,) = await place.own_soon("Container.Unquarantined")
+        decision = place.explained(ended.id).decision
+        assert [match.ref for match in decision.matches] == ["rule/8"]
+        assert [(record.status, record.reason) for record in decision.actions] == [
+            (Status.REFUSED, Reason.NOT_APPLICABLE)
+        ]
+        assert place.phase is None
+
+    run(tmp_path, scenario)
+
+
 def test_the_events_are_evaluated_like_any(tmp_path: Path) -> None:
     async def scenario(place: Place) -> None:
         spec = 'event: event, criteria: ["name:Container.Quarantined"], actions: [{makeRedFlag: {severity: high}}]'

@@ -160,12 +160,15 @@ def _named(subject: Subject, target: NetworkTarget) -> str:
 def subject_of(target: NetworkTarget, cause: Event | None) -> Subject:
     """What an event about a quarantine is about. cause: what the quarantine began with, if that is still kept."""
     if cause is not None and _is_about(cause.subject, target):
-        container = cause.subject.container
+        subject, container = cause.subject, cause.subject.container
+        if subject.is_workload:
+            # It is the workload that is isolated, not the process that gave the reason.
+            subject = msgspec.structs.replace(subject, process=None)
         if container is None:
-            return cause.subject
+            return subject
         # The native form has no place for these two; the inventory fills them in again.
         bare = msgspec.structs.replace(container, labels=None, sandbox=None)
-        return msgspec.structs.replace(cause.subject, container=bare)
+        return msgspec.structs.replace(subject, container=bare)
     return Subject(
         node=target.node,
         container=None if target.container_id is None else Container(id=target.container_id),

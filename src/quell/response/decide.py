@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ def decide(
             suppressed=True,
             default_skipped=default_skipped,
         )
-    deciding = _Deciding(event, details, webhooks, state, now)
+    deciding = _Deciding(event, details, webhooks, state, now, _unnamed(event, matches))
     suppressors = [ask.by for ask in asks if isinstance(ask.action, SuppressLog) and not ask.audit]
     if suppressors and _is_safety_event(event):
         suppressors = []
@@ -114,6 +114,11 @@ def decide(
     )
 
 
+#: Quell's own events that rules of security events match too (SEMANTICS section 1).
+_OF_QUARANTINE = ("Container.Quarantined", "Container.Unquarantined")
+_UNNAMED = Refusal(
+    Reason.NOT_APPLICABLE, "it tells of a quarantine itself; only a rule that names it isolates because of it"
+)
 _WEBHOOK = SendWebhook()
 _SUPPRESS = SuppressLog()
 
@@ -142,6 +147,18 @@ def _weight(action: Action) -> tuple[bool, float]:
     return False, -float("inf")
 
 
+def _unnamed(event: Event, matches: Iterable[Match]) -> frozenset[str]:
+    """Of an event that tells of a quarantine itself: the rules that do not ask for it by its name.
+
+    Else a rule for all that happens in a group would isolate anew whatever a person releases.
+    """
+    if event.source != "quell" or event.name not in _OF_QUARANTINE:
+        return frozenset()
+    return frozenset(
+        match.ref for match in matches if not any(each.criterion.startswith("name:") for each in match.evidence)
+    )
+
+
 def _is_safety_event(event: Event) -> bool:
     """Quell's own events, but for those whose names the mission document gives users to match."""
     if event.source != "quell":
@@ -153,11 +170,31 @@ def _is_safety_event(event: Event) -> bool:
 class _Deciding:
     """The records and changes of one decision, as they grow."""
 
-    __slots__ = ("_aims", "_leases", "_spent", "changes", "details", "event", "now", "records", "state", "webhooks")
+    __slots__ = (
+        "_aims",
+        "_leases",
+        "_spent",
+        "_unnamed",
+        "changes",
+        "details",
+        "event",
+        "now",
+        "records",
+        "state",
+        "webhooks",
+    )
 
     def __init__(
-        self, event: Event, details: Decoded, webhooks: Mapping[str, Webhook], state: State, now: float
+        self,
+        event: Event,
+        details: Decoded,
+        webhooks: Mapping[str, Webhook],
+        state: State,
+        now: float,
+        unnamed: Container[str],
     ) -> None:
+        """unnamed: rules that this event is not to make isolate anything."""
+        self._unnamed = unnamed
         self.event = event
         self.details = details
         self.webhooks = webhooks
@@ -237,6 +274,9 @@ class _Deciding:
         joins = lease is not None and lease.covers(action, {ask.owner for ask in asks}, self.now)
         verdicts = []
         for ask in asks:
+            if ask.by in self._unnamed:
+                verdicts.append(Verdict(ask, _UNNAMED))
+                continue
             refusal = self._unsafe(ask, target.key, joins=joins)
             if refusal is None and not joins:
                 refusal = self._unaffordable(ask, aimed)
