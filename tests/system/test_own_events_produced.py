@@ -37,7 +37,7 @@ from quell.agent.protected import Protected
 from quell.agent.watchlist import WatchList
 from quell.api.roles import Role
 from quell.catalogue.names import NAMES
-from quell.channel.messages import Ordered
+from quell.channel.messages import Isolated, Ordered
 from quell.configuration import Configuration
 from quell.documents.load import load_text
 from quell.memory import measure
@@ -315,7 +315,12 @@ def isolation(folder: Path) -> set[str]:
             [held] = admin.get("/v1/quarantines").json()["items"]
             admin.delete(f"/v1/quarantines/{held['key']}").raise_for_status()
             agent.report(Outcome(id=agent.ordered().id, status=OutcomeStatus.DONE, time=time.time()))
-            return wait_for(admin, "Container.Quarantined", "Container.Unquarantined", "Quarantine.Release")
+            wanted = {"workload": "c2" * 32, "node": NODE}
+            admin.post("/v1/quarantines", json=wanted).raise_for_status()
+            agent.report(Outcome(id=agent.ordered().id, status=OutcomeStatus.DONE, time=time.time()))
+            agent.say(Isolated(ended={"c2" * 32: "gone"}))
+            isolated = ("Container.Quarantined", "Container.Unquarantined")
+            return wait_for(admin, *isolated, "Quarantine.Release", "Quarantine.Request", "Quarantine.Ended")
 
 
 def groups_and_crash_loops(folder: Path) -> set[str]:
@@ -352,6 +357,8 @@ PROVOKED: dict[str, Callable[[Path], set[str]]] = {
     "Container.Quarantined": isolation,
     "Container.Unquarantined": isolation,
     "Quarantine.Release": isolation,
+    "Quarantine.Request": isolation,
+    "Quarantine.Ended": isolation,
     "Container.Events.Omitted": groups_and_crash_loops,
     "Container.Suspicious.Process": agent_in_this_process,
     "Host.Suspicious.Process": agent_in_this_process,

@@ -235,6 +235,12 @@ def test_each_category_has_its_own_fields_in_every_type(form: str) -> None:
         assert body(kind, told)
 
 
+def test_a_quarantine_says_whose_it_is() -> None:
+    told = PlainDetails(message="quarantined by (rule 8)", rules=(8,), holders=("rule/8", "user/ann"), quarantine="c1")
+    sent = json.loads(body(WebhookType.JSON, notice(event(told, category=Category.EVENT, kind=None), decision())))
+    assert sent["quarantine"] == {"key": "c1", "rules": [8], "holders": ["rule/8", "user/ann"]}
+
+
 def test_a_flag_says_its_class_severity_and_who_asked() -> None:
     flag = Flag(
         id="i1/2",

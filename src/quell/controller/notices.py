@@ -80,6 +80,7 @@ def notice(event: Event, decision: Decision, rules: Sequence[Rule] = ()) -> Noti
             "rules": _rules(decision, rules),
             "event_id": event.id,
             "decision": record,
+            **_of_quarantine(details),
         },
     )
 
@@ -144,6 +145,14 @@ def _told(event: Event, details: Details | None) -> tuple[str, dict[str, Any], s
             return "incident", _incident(event, details.message, None, None), _at_place(event)
         case PlainDetails() | None:
             return _plain_event(event, details)
+
+
+def _of_quarantine(details: Details | None) -> dict[str, Any]:
+    """What Container.Quarantined and its like say of the quarantine itself: its key, its rules and all its holders."""
+    if not isinstance(details, PlainDetails) or details.quarantine is None:
+        return {}
+    told = {"key": details.quarantine, "rules": list(details.rules), "holders": list(details.holders)}
+    return {"quarantine": told}
 
 
 def _plain_event(event: Event, details: PlainDetails | None) -> tuple[str, dict[str, Any], str]:
