@@ -9,8 +9,11 @@ cd "$(dirname "$0")/.."
 
 packages="iproute2 nftables iputils-ping netcat-openbsd"
 if [ "${1:-run}" = test ]; then
-    packages="$packages busybox-static podman runc catatonit uidmap fuse-overlayfs containernetworking-plugins netavark wrk curl rsyslog rsyslog-openssl"
+    packages="$packages busybox-static podman runc catatonit uidmap fuse-overlayfs containernetworking-plugins netavark wrk curl"
 fi
+
+# A machine has one syslog daemon: installing this one would remove another.
+rsyslog="rsyslog rsyslog-openssl"
 
 say() { echo "setup: $*" >&2; }
 
@@ -36,11 +39,23 @@ python() {
     exit 1
 }
 
+installed() {
+    [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
+}
+
 system() {
     command -v dpkg-query >/dev/null || return 0
+    if [ "${1:-run}" = test ]; then
+        for other in syslog-ng-core inetutils-syslogd busybox-syslogd sysklogd; do
+            if installed "$other"; then
+                rsyslog=""
+            fi
+        done
+        packages="$packages $rsyslog"
+    fi
     missing=""
     for package in $packages; do
-        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+        installed "$package" || missing="$missing $package"
     done
     [ -n "$missing" ] || return 0
     if [ "$(id -u)" != 0 ]; then
@@ -67,5 +82,5 @@ environment() {
     echo "$want" >.venv/.ready
 }
 
-system
+system "$@"
 environment

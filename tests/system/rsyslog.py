@@ -82,11 +82,8 @@ class Rsyslog:
         self.start()
 
     def start(self) -> None:
-        assert PROGRAM is not None
-        with (self._folder / "log").open("ab") as log:
-            command = [PROGRAM, "-n", "-f", str(self._conf), "-i", str(self._folder / "pid")]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        wait_for(self._listens, what="rsyslog")
+        self._process = _started(self._folder, self._conf)
+        wait_for(lambda: _listens(self._process, self.tcp, self._folder), what="rsyslog")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
@@ -108,14 +105,31 @@ class Rsyslog:
         # The last line may be being written; it is whole once a line's end follows.
         return [_seen(json.loads(line)) for line in lines[:-1]]
 
-    def _listens(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "log").read_text()
-        try:
-            with socket.create_connection(("127.0.0.1", self.tcp), 1):
-                return True
-        except OSError:
-            return False
+
+def own_rsyslog(folder: Path, configuration: str, port: int) -> subprocess.Popen[bytes]:
+    """One with a whole configuration of the caller's, once it listens on that port of TCP."""
+    conf = folder / "own.conf"
+    conf.write_text(configuration)
+    process = _started(folder, conf)
+    wait_for(lambda: _listens(process, port, folder), what="rsyslog")
+    return process
+
+
+def _started(folder: Path, conf: Path) -> subprocess.Popen[bytes]:
+    assert PROGRAM is not None
+    with (folder / "log").open("ab") as log:
+        command = [PROGRAM, "-n", "-f", str(conf), "-i", str(folder / "pid")]
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def _listens(process: subprocess.Popen[bytes] | None, port: int, folder: Path) -> bool:
+    assert process is not None
+    assert process.poll() is None, (folder / "log").read_text()
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except OSError:
+        return False
 
 
 def _seen(fields: dict[str, Any]) -> Seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import signal
 import socket
@@ -20,7 +21,7 @@ import pytest
 from live import Live, live
 from tests.syslogs import cef, pairs, parse, take
 from tests.system.certificates import Authority
-from tests.system.rsyslog import Rsyslog, needed
+from tests.system.rsyslog import Rsyslog, needed, own_rsyslog
 from tests.system.running import Quell, free_port, wait_for
 
 from quell.configuration import Configuration
@@ -361,6 +362,39 @@ def test_a_receiver_that_wants_to_know_who_sends(tmp_path: Path, admin: httpx.Cl
         assert [seen.msgid for seen in rsyslog.seen] == ["security-event", "test"]
     finally:
         rsyslog.close()
+
+
+@needed
+def test_the_page_of_docs_configures_an_rsyslog(tmp_path: Path, admin: httpx.Client) -> None:
+    """What docs/syslog.md shows, with other folders and another port."""
+    page = (Path(__file__).parents[2] / "docs/syslog.md").read_text()
+    [configuration] = re.findall(r"```rsyslog\n(.*?)```", page, flags=re.DOTALL)
+    [receiver] = re.findall(r"```yaml\n(apiVersion[^`]*tls://[^`]*)```", page)
+    authority, port = Authority(tmp_path, "ca"), free_port()
+    authority.issue("server")
+    authority.issue("quell", names=())
+    here = tmp_path.as_posix()
+    configuration = configuration.replace("/etc/rsyslog.d", here).replace("/var/log", here).replace("6514", str(port))
+    receiver = receiver.replace("/etc/quell", here).replace("logs.example.org:6514", f"localhost:{port}")
+    rule = """---
+apiVersion: quell.dev/v1
+kind: ResponseRule
+metadata: {name: tell}
+spec: {event: security-event, criteria: ["level:Critical"], actions: [makeOpsFlag: {severity: low}]}
+"""
+    process = own_rsyslog(tmp_path, configuration, port)
+    try:
+        apply(admin, receiver + "  allow_private: true\n", rule)
+        send(admin, "told", level="Critical")
+        files = tmp_path / "quell-flags.json", tmp_path / "quell.json"
+        wait_for(lambda: all(file.exists() for file in files), what="both files")
+        wait_for(lambda: "told" in files[1].read_text(), what="the event")
+        lines = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+        assert [line["flag"]["class"] for line in lines[0]] == ["ops"]
+        assert {line["category"] for line in lines[1]} >= {"security-event"}
+    finally:
+        process.kill()
+        process.wait()
 
 
 # --- nothing is lost -------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.syslogs import cef, counted, pairs, parse
 
+from quell.controller.syslog import cef as cef_format
 from quell.controller.syslog.envelope import framed, message
 from quell.controller.syslog.told import Told, of_event, of_flag, of_test, takes_event, takes_flag
 from quell.model.action import KillProcess, SendWebhook, Severity
@@ -452,3 +455,16 @@ def test_the_reader_of_these_tests_is_strict() -> None:
     for wrong_pairs in ("a", "a=", 'a="b', "a=b=c", "a=b  c=d", "a=b a=c"):
         with pytest.raises(ValueError, match=r"."):
             pairs(wrong_pairs)
+
+
+def test_the_page_of_docs_has_every_key_and_severity() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/syslog.md").read_text()
+    for level, score in cef_format.SEVERITIES.items():
+        assert f"| {level} | {7 - level.rank} | {score} |" in page
+    told = set(re.findall(r"`([A-Za-z0-9]+)`", page))
+    keys = {*cef_format.KEYS.values(), *cef_format.STRINGS, *(label for _, label in cef_format.NUMBERS.values())}
+    assert keys <= told
+    assert {facility.value for facility in Facility} - {f"local{n}" for n in range(1, 7)} <= told
+    assert set(msgspec.structs.asdict(receiver())) - {"name", "source", "filter"} <= set(
+        re.findall(r"`([a-z_]+)`", page)
+    )

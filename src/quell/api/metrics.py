@@ -6,6 +6,7 @@ page() is docs/metrics.md, written from both.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -197,6 +198,7 @@ class Metrics(Collector):
         self._links = links
         #: Documents and rules by kind and mode, at some revision: with 100,000 rules counting them takes a while.
         self._loaded: tuple[int, Figures, Figures] = (-1, {}, {})
+        self._syslog: Sequence[ReceiverStatus] = ()
         self._own = CollectorRegistry()
         self._own.register(self)
 
@@ -217,7 +219,7 @@ class Metrics(Collector):
             store=store.statistics(),
             waiting=store.read(outbox.counts),
             dead_letters=store.read(dead_letters.counts),
-            syslog=self._controller.syslog.status(),
+            syslog=self._syslog,
             documents=self._loaded[1],
             rules=self._loaded[2],
         )
@@ -235,6 +237,8 @@ class Metrics(Collector):
 
     async def __call__(self, scope: Scope, send: Send) -> None:
         """The answer to a request that was let in. OpenMetrics for who asks for it."""
+        # What a receiver that was away for days has yet to get takes a while to count.
+        self._syslog = await asyncio.to_thread(self._controller.syslog.status)
         accept = (header(scope, b"accept") or b"").decode("latin-1")
         encode, media_type = choose_encoder(accept)
         body = encode(_Both(REGISTRY, self._own))

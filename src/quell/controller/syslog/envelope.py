@@ -24,8 +24,9 @@ _RENDERERS: Mapping[MessageFormat, Callable[[Told, int], bytes]] = {
 _BOM = b"\xef\xbb\xbf"
 _NOT_PRINTUSASCII = re.compile("[^!-~]")
 _HOSTNAME = 255
-#: Bytes of structured data; its last parameters are left out if they do not fit.
-_DATA = 420
+_ORIGIN = f'[origin software="Quell" swVersion="{quell.__version__}"]'
+#: Bytes of its parameters; the last are left out if they do not fit.
+_DATA = 350
 #: Characters of its values; an id is cut less, as it is what names the message.
 _VALUE, _ID = 64, 200
 
@@ -87,16 +88,15 @@ def _data(told: Told) -> str:
         "namespace": subject.namespace,
         "workload": workload,
     }
-    told_by = f'[origin software="Quell" swVersion="{quell.__version__}"]'
     parts = [f"[{SD_ID}"]
-    left = _DATA - len(told_by) - len(parts[0]) - 1
+    left = _DATA
     for name, value in values.items():
         part = "" if not value else f' {name}="{_escaped(value if name == "id" else cut(value, _VALUE))}"'
         size = len(part.encode())
         if size <= left:
             parts.append(part)
             left -= size
-    return "".join(parts) + "]" + told_by
+    return "".join(parts) + "]" + _ORIGIN
 
 
 def _escaped(value: str) -> str:

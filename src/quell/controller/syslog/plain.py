@@ -6,6 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
+_encode = msgspec.json.Encoder().encode
+
 #: What stands where something was cut off.
 CUT = "\u2026"
 #: Characters of a value, tried one after the other until a message fits.
@@ -32,7 +36,7 @@ def json_visible(text: str) -> str:
 
 def quoted(text: str) -> str:
     """A JSON string in one line of visible characters."""
-    return json_visible(json.dumps(text, ensure_ascii=False))
+    return json_visible(_encode(text).decode())
 
 
 def cut(text: str, longest: int) -> str:

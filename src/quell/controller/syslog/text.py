@@ -6,16 +6,18 @@ others stand as they are. So each line is read in one way only, whatever the val
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from quell.controller.syslog.plain import fitted, quoted
 from quell.controller.syslog.told import Told
 
 #: The log's time is the message's TIMESTAMP.
 _LEFT_OUT = ("reported_timestamp", "reported_at", "category", "name", "level", "id")
+_encode = msgspec.json.Encoder().encode
 _BARE = re.compile(r'[^\s"=\\]+')
 
 
@@ -27,7 +29,7 @@ def render(told: Told, room: int) -> bytes:
     fields |= {f"flag_{name}": value for name, value in told.flag.items()}
     for name, value in told.log.items():
         if name not in _LEFT_OUT and name not in fields:
-            fields[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            fields[name] = value if isinstance(value, str) else _encode(value).decode()
     return fitted({name: value for name, value in fields.items() if value != ""}, _line, room, mark="truncated")
 
 
