@@ -160,6 +160,7 @@ def agent_in_this_process(folder: Path) -> set[str]:
                 # Not every one is seen, with so little room.
                 while not any(b"Agent.Events.Lost" in event.raw for event in agent._outbox.waiting()):
                     await started.enter_async_context(suspicious(container=False))
+                agent._outbox._most_events = 1000
                 link = asyncio.create_task(agent.link.run())
                 try:
                     await asyncio.to_thread(wait_for, admin, "Agent.Events.Lost", "Agent.Memory.Pressure")
