@@ -22,7 +22,7 @@ from quell.detectors import DETECTORS
 from quell.model.decision import Decision
 from quell.model.syslog import Framing, MessageFormat, Syslog
 
-EVENTS = 40_000
+EVENTS = 20_000
 BATCH = 100
 POSTERS = 4
 #: Messages a second over TCP, with everything that is between the journal and the receiver.
