@@ -10,6 +10,8 @@ from typing import Any
 
 from quell.errors import DocumentError, Problem
 
+#: What documents that hold nothing but rules have.
+_OF_RULES = ("rules", "warnings", "places")
 _PARAMETER = re.compile(r"(^|,)\s*([a-z_A-Z]+)=")
 
 
@@ -78,7 +80,7 @@ def _documents(text: str, file: str) -> list[dict[str, Any]]:
     from quell.documents.write import to_document
 
     read = load_text(text, file)
-    if read.groups or read.webhooks or read.policies or read.rulesets:
+    if any(getattr(read, field) for field in read.__struct_fields__ if field not in _OF_RULES):
         told = "only rules can be inserted: use quell apply for documents of other kinds"
         raise DocumentError([Problem(file=file, message=told)])
     return [{"name": rule.name, **to_document(rule)["spec"]} for rule in read.rules]
