@@ -209,9 +209,9 @@ def test_metrics_are_well_formed_and_the_reference_has_them_all(running: Live) -
             found[sample.name + "".join(f",{value}" for _, value in sorted(sample.labels.items()))] = sample.value
     assert known == {}
     assert (found["quell_documents,ResponseRule"], found["quell_rules,enforce"], found["quell_rules,disabled"]) == (
-        2,
+        2 + 6,  # the six that come with Quell, disabled
         1,
-        1,
+        1 + 6,
     )
     assert found["quell_store_events_total"] >= 1
     assert found["quell_agents_connected"] == 0

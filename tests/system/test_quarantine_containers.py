@@ -323,7 +323,8 @@ def test_a_container_restarted_in_its_pod_stays_isolated_with_the_others(place: 
     place.podman("pod", "create", "--name", pod, "--infra-image", IMAGE, "--network", "none")
     first, second = place.run("--pod", pod), place.run("--pod", pod)
     infra = json.loads(place.podman("pod", "inspect", pod))["InfraContainerID"]
-    place.known(infra)
+    for container in (infra, first, second):
+        place.known(container)
     with place.cable(first) as cable:
         held = place.isolated(first)
         assert held["key"] == infra

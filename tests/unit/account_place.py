@@ -95,10 +95,10 @@ class Place(Struct):
         return found
 
     async def audited(self) -> list[AuditEntry]:
-        """Oldest first."""
+        """Oldest first, without the default rules that the controller comes with."""
         await self.written()
         found = self.controller.store.read(lambda connection: audit.recent(connection, 1000))
-        return [record.entry for record in reversed(found)]
+        return [record.entry for record in reversed(found) if record.entry.kind != "ResponseRule"]
 
 
 @contextlib.asynccontextmanager
