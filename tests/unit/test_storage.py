@@ -256,7 +256,8 @@ def test_the_log_stays_small_under_steady_writing(path: Path, monkeypatch: pytes
             largest = max(largest, store.statistics().wal_bytes)
         store.submit(lambda _: None).result(20)
         assert store.statistics().events == 15_000
-    assert largest < 6 << 20
+    # All of it together is more than 15 MB; on a busy machine it is begun anew less often.
+    assert largest < 12 << 20
     # Closing leaves one whole file.
     assert not path.with_name("quell.db-wal").exists()
     assert path.stat().st_size > 15_000_000
