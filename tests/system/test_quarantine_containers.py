@@ -123,6 +123,15 @@ class Place:
 
         wait_for(is_there, what="the container in the inventory")
 
+    def shares(self, identity: str, sandbox: str) -> None:
+        """Until the inventory knows whose network namespace it is in."""
+
+        def does() -> bool:
+            found = self.quell.ask("GET", "/v1/workloads")["items"]
+            return [each.get("sandbox") for each in found if each["id"] == identity] == [sandbox]
+
+        wait_for(does, what="the namespace that the container shares")
+
     def pid(self, identity: str) -> int:
         return int(self.podman("inspect", "--format", "{{.State.Pid}}", identity))
 
@@ -323,8 +332,9 @@ def test_a_container_restarted_in_its_pod_stays_isolated_with_the_others(place: 
     place.podman("pod", "create", "--name", pod, "--infra-image", IMAGE, "--network", "none")
     first, second = place.run("--pod", pod), place.run("--pod", pod)
     infra = json.loads(place.podman("pod", "inspect", pod))["InfraContainerID"]
-    for container in (infra, first, second):
-        place.known(container)
+    place.known(infra)
+    for container in (first, second):
+        place.shares(container, infra)
     with place.cable(first) as cable:
         held = place.isolated(first)
         assert held["key"] == infra
