@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 from msgspec import Struct
 
@@ -111,11 +112,21 @@ class Deviation(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True,
 
     policy: str
     policy_uid: str | None = None
+    #: container, linux-service or cluster; None: the source does not say.
+    policy_type: str | None = None
+    #: audit or enforce, as the policy was when it was found; None: the source does not say.
+    mode: str | None = None
     #: process, ingress, egress or container.
     what: str = "process"
     message: str = ""
+    #: Identifies repeats within a policy.
     checksum: str | None = None
     connection: Connection | None = None
+    #: The smallest addition that would allow it, in the form of a policy's or ruleset's spec: processPolicy and
+    #: networkPolicy, whose nodes that are there already stand as {"policyNode": {"id": ..., "children": [...]}}, or rules.
+    addition: dict[str, Any] = {}
+    #: Of a ruleset: target -> the patterns that denied it; __DEFAULT_DENY__: none allows it.
+    matched: dict[str, tuple[str, ...]] = {}
 
 
 Details = PlainDetails | SecurityDetails | CveReport | ComplianceReport | AdmissionReview | Deviation

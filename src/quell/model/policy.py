@@ -58,6 +58,72 @@ class ResponseEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     enabled: bool = True
 
 
+class Ports(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A port, or a range of ports, of one protocol."""
+
+    port: int
+    #: TCP or UDP.
+    protocol: str = "TCP"
+    #: The last of the range, itself included; None: the one port.
+    end: int | None = None
+
+
+class ProcessNode(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One process that a policy expects, under its parent. SEMANTICS section 5, processPolicy."""
+
+    #: Of this policy only; network rules name it.
+    id: str
+    #: Name, executables and users may be globs; any of several.
+    name: str
+    exe: tuple[str, ...] = ()
+    #: (): as its parent's.
+    euser: tuple[str, ...] = ()
+    listening: tuple[Ports, ...] = ()
+    children: tuple[ProcessNode, ...] = ()
+
+
+class Block(Struct, frozen=True, kw_only=True, omit_defaults=True, tag="ip"):
+    cidr: str
+    #: Not these parts of it.
+    exceptions: tuple[str, ...] = ()
+
+
+class Names(Struct, frozen=True, kw_only=True, tag="dns"):
+    """Peers by name; globs."""
+
+    names: tuple[str, ...]
+
+
+class NetworkRule(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Connections that a policy expects. Of ingress, the ports are the workload's own; of egress, the peer's."""
+
+    peers: tuple[Block | Names, ...]
+    ports: tuple[Ports, ...]
+    #: Ids of process nodes; (): of any process.
+    processes: tuple[str, ...] = ()
+
+
+class Direction(StrEnum):
+    INGRESS = "ingress"
+    EGRESS = "egress"
+
+
+class Expected(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a container or linux-service policy expects of its workload."""
+
+    #: None: no processPolicy is written, and processes are not compared.
+    processes: tuple[ProcessNode, ...] | None = None
+    #: None: no networkPolicy is written, and connections are not compared.
+    ingress: tuple[NetworkRule, ...] | None = None
+    egress: tuple[NetworkRule, ...] | None = None
+    #: Every process deviates, whatever is listed.
+    no_processes: bool = False
+    #: Every connection of these directions deviates: any, those with private addresses, those with public ones.
+    no_connections: tuple[Direction, ...] = ()
+    no_private_connections: tuple[Direction, ...] = ()
+    no_public_connections: tuple[Direction, ...] = ()
+
+
 class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     uid: str = ""
@@ -68,7 +134,11 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rulesets: tuple[str, ...] = ()
     default: tuple[ResponseEntry, ...] = ()
     actions: tuple[ResponseEntry, ...] = ()
-    #: processPolicy, networkPolicy, disable..., allowedFlags: a JSON object, kept as written for the guardian.
+    #: Of a container and a linux-service policy.
+    expected: Expected = Expected()
+    #: Of a trace policy: classes of flags that it covers, such as redflag/proc/command/high_severity/suspicious/nc.
+    allowed_flags: tuple[str, ...] = ()
+    #: What `expected` and `allowed_flags` say, as it was written: a JSON object, for showing it again.
     opaque: str = ""
     source: Source = Source()
 

@@ -5,6 +5,18 @@ from __future__ import annotations
 from msgspec import Struct
 
 
+class Ancestor(Struct, frozen=True, gc=False, array_like=True):
+    """One process between another and the first one of its machine, as it was when the other was seen."""
+
+    name: str
+    exe: str | None = None
+    #: Effective user.
+    user: str | None = None
+    pid: int | None = None
+    #: As in Process.
+    start_ticks: int | None = None
+
+
 class Process(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A process instance. pid alone never names one: a start and the other facts go with it."""
 
@@ -25,6 +37,8 @@ class Process(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     user: str | None = None
     #: Names from parent to root.
     ancestors: tuple[str, ...] = ()
+    #: The same with what is known of each, where the source says more than names: traces and policies go by these.
+    lineage: tuple[Ancestor, ...] = ()
     #: What kind of content is executed, where that is telling: memfd, deleted.
     content: str | None = None
     #: Inode of its network namespace.
