@@ -4,8 +4,8 @@ The order of a link: the agent sends Hello; the controller answers Challenge; th
 Welcome (or Refused, and closes). From then on both sides send when they have something:
 
     agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen; Isolated;
-                         Leaving, last
-    controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause
+                         Observations; Leaving, last
+    controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause; Observe
 
 Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
 """
@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from quell.errors import LinkError
 from quell.model.decision import Outcome
+from quell.model.observation import Observation
 from quell.model.sighting import Gone, Sighting
 
 SUBPROTOCOL = "quell.agent.v1"
@@ -119,6 +120,25 @@ class Seen(Struct, frozen=True, kw_only=True, tag="seen", omit_defaults=True):
     kinds: tuple[str, ...] = ()
 
 
+class Observations(Struct, frozen=True, kw_only=True, tag="observations", omit_defaults=True):
+    """What the agent saw of workloads since it last said so. Not acknowledged and not repeated; after each Welcome that
+    asks for them, and each Observe, all that runs and listens comes anew.
+    """
+
+    observations: tuple[Observation, ...] = ()
+    #: How many it could not tell since it last said so.
+    lost: int = 0
+
+
+class Observe(Struct, frozen=True, kw_only=True, tag="observe", omit_defaults=True):
+    """What the agent shall look at from now on, in place of what was asked before."""
+
+    #: True: processes of workloads, those that run now and each execution.
+    executions: bool = False
+    #: Seconds between two looks at sockets; None: no looks.
+    sockets: float | None = None
+
+
 class Challenge(Struct, frozen=True, kw_only=True, tag="challenge"):
     #: At least 16 random bytes, never used twice.
     nonce: bytes
@@ -132,6 +152,8 @@ class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", omit_defaults=Tr
     #: Percent of its memory, and seconds: quell.memory.Pressure. None: the agent's own idea.
     memory_threshold: int | None = None
     memory_pause: float | None = None
+    #: None: the agent observes nothing.
+    observe: Observe | None = None
 
 
 class Pause(Struct, frozen=True, kw_only=True, tag="pause"):
@@ -173,8 +195,8 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     reason: str
 
 
-FromAgent = Hello | Proof | Observed | Reported | Seen | Isolated | Leaving
-FromController = Challenge | Welcome | Announced | Ordered | Pause | EventAck | OutcomeAck | Refused
+FromAgent = Hello | Proof | Observed | Reported | Seen | Isolated | Observations | Leaving
+FromController = Challenge | Welcome | Announced | Ordered | Pause | Observe | EventAck | OutcomeAck | Refused
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
