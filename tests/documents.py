@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from collections.abc import Sequence
+from ipaddress import ip_network
 
-import msgspec
 from hypothesis import strategies as st
 
 from quell.catalogue.names import resolve
 from quell.catalogue.table import CRITERIA, Form, allowed
 from quell.documents.group import KEYS, RESERVED
+from quell.documents.ruleset import Target
 from quell.documents.selectors import FIELDS
 from quell.model.action import (
     Action,
@@ -29,9 +30,16 @@ from quell.model.action import (
 )
 from quell.model.event import Category, Kind, Level
 from quell.model.policy import (
+    Block,
+    Direction,
+    Expected,
+    Names,
+    NetworkRule,
     Operator,
     Policy,
     PolicyType,
+    Ports,
+    ProcessNode,
     Requirement,
     ResponseEntry,
     Ruleset,
@@ -201,6 +209,78 @@ def entries(draw: st.DrawFn, specific: bool) -> ResponseEntry:
     return ResponseEntry(action=action, selectors=made, enabled=draw(st.booleans()))
 
 
+names_of_processes = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6)
+globs = st.lists(values, min_size=1, max_size=2).map(tuple)
+
+
+@st.composite
+def ports(draw: st.DrawFn) -> Ports:
+    port = draw(st.integers(0, 65535))
+    end = draw(st.none() | st.integers(port, 65535))
+    return Ports(port=port, protocol=draw(st.sampled_from(["TCP", "UDP"])), end=end)
+
+
+several_ports = st.lists(ports(), max_size=2).map(tuple)
+
+
+@st.composite
+def processes(draw: st.DrawFn, ids: list[str], depth: int = 1) -> ProcessNode:
+    """ids: what is left of those that a tree may use; each is of one node."""
+    children = st.deferred(lambda: processes(ids, depth + 1))
+    return ProcessNode(
+        id=ids.pop(),
+        name=draw(names_of_processes),
+        exe=draw(globs),
+        euser=draw(globs) if depth == 1 or draw(st.booleans()) else (),
+        listening=draw(several_ports),
+        children=tuple(draw(children) for _ in range(draw(st.integers(0, 2))) if ids and depth < 4),
+    )
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> Block:
+    network = draw(st.ip_addresses().map(lambda ip: ip_network(f"{ip}/{draw(st.integers(0, 30))}", strict=False)))
+    parts = st.integers(network.prefixlen + 1, 32).flatmap(
+        lambda length: st.just(next(network.subnets(new_prefix=length)))
+    )
+    return Block(cidr=str(network), exceptions=tuple(map(str, draw(st.lists(parts, max_size=3)))))
+
+
+@st.composite
+def network_rules(draw: st.DrawFn, ids: list[str]) -> NetworkRule:
+    peer = st.one_of(blocks(), st.builds(Names, names=globs))
+    return NetworkRule(
+        peers=tuple(draw(st.lists(peer, min_size=1, max_size=2))),
+        ports=tuple(draw(st.lists(ports(), min_size=1, max_size=2))),
+        processes=tuple(draw(st.lists(st.sampled_from(ids), unique=True, max_size=2))) if ids else (),
+    )
+
+
+def _ids(nodes: Sequence[ProcessNode]) -> list[str]:
+    return [id_ for node in nodes for id_ in (node.id, *_ids(node.children))]
+
+
+@st.composite
+def expectations(draw: st.DrawFn) -> Expected:
+    left = draw(st.lists(names_of_processes, unique=True, max_size=8))
+    roots: tuple[ProcessNode, ...] | None = None
+    if draw(st.booleans()):
+        roots = tuple(draw(processes(left)) for _ in range(draw(st.integers(0, 2))) if left)
+    rules = st.none() | st.lists(network_rules(_ids(roots or ())), max_size=2).map(tuple)
+    directions = st.lists(st.sampled_from(Direction), unique=True, max_size=2).map(
+        lambda some: tuple(direction for direction in Direction if direction in some)
+    )
+    return Expected(
+        processes=roots,
+        ingress=draw(rules),
+        egress=draw(rules),
+        no_processes=draw(st.booleans()),
+        no_connections=draw(directions),
+        no_private_connections=draw(directions),
+        no_public_connections=draw(directions),
+    )
+
+
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     type_ = draw(st.sampled_from(PolicyType))
@@ -210,11 +290,6 @@ def policies(draw: st.DrawFn) -> Policy:
         PolicyType.CLUSTER: [SelectorKind.CLUSTER],
         PolicyType.TRACE: [SelectorKind.TRACE, SelectorKind.USER],
     }[type_]
-    opaque: dict[str, Any] = {}
-    if type_ in (PolicyType.CONTAINER, PolicyType.LINUX_SERVICE):
-        opaque = {"processPolicy": [{"name": draw(texts), "port": draw(st.integers(0, 65535)), "x": [True, None]}]}
-    if type_ is PolicyType.TRACE:
-        opaque = {"allowedFlags": [{"class": draw(texts)}]}
     acts = type_ is not PolicyType.TRACE
     return Policy(
         name=draw(names),
@@ -226,7 +301,8 @@ def policies(draw: st.DrawFn) -> Policy:
         rulesets=tuple(draw(st.lists(values, max_size=2))) if type_ is PolicyType.CLUSTER else (),
         default=tuple(draw(st.lists(entries(specific=False), max_size=2))) if acts else (),
         actions=tuple(draw(st.lists(entries(specific=True), max_size=2))) if acts else (),
-        opaque=msgspec.json.encode(opaque).decode() if opaque else "",
+        expected=draw(expectations()) if type_ in (PolicyType.CONTAINER, PolicyType.LINUX_SERVICE) else Expected(),
+        allowed_flags=() if acts else tuple(draw(st.lists(values, unique=True, max_size=2))),
     )
 
 
@@ -237,7 +313,7 @@ rulesets = st.builds(
     rules=st.lists(
         st.builds(
             RulesetRule,
-            target=st.sampled_from(["container::image", "process::exe"]),
+            target=st.sampled_from(Target).map(str),
             allow=st.booleans(),
             values=st.lists(values, min_size=1, max_size=2).map(tuple),
             selectors=selectors(SelectorKind.NAMESPACE).map(lambda selector: (selector,)),

@@ -21,7 +21,7 @@ from quell.model.action import (
     Severity,
 )
 from quell.model.event import Category, Kind, Level
-from quell.model.policy import Operator, PolicyType, Requirement, Selector, SelectorKind
+from quell.model.policy import Expected, Operator, PolicyType, Ports, ProcessNode, Requirement, Selector, SelectorKind
 from quell.model.rule import Criterion, GroupCriterion, Mode, Rule, Source, WebhookFilter, WebhookType
 
 
@@ -255,7 +255,7 @@ spec:
   podSelector:
     matchLabels: {app: web}
     matchExpressions: [{key: tier, operator: NotIn, values: [a, b]}, {key: gone, operator: DoesNotExist}]
-  processPolicy: [{name: sh, euser: [root], listeningSockets: [{port: 80}]}]
+  processPolicy: [{id: sh_0, name: sh, exe: [/bin/sh], euser: [root], listeningSockets: [{port: 80}]}]
   networkPolicy: {ingress: [], egress: []}
   response:
     default: [makeRedFlag: {severity: high}, agentKillPod: ]
@@ -284,7 +284,11 @@ spec:
     kill, flag = policy.actions
     assert (kill.action, kill.enabled, len(kill.selectors)) == (KillProcess(), False, 1)
     assert flag.action == MakeOpsFlag(severity=Severity.LOW, impact="why")
-    assert '"port":80' in policy.opaque
+    assert policy.expected == Expected(
+        processes=(ProcessNode(id="sh_0", name="sh", exe=("/bin/sh",), euser=("root",), listening=(Ports(port=80),)),),
+        ingress=(),
+        egress=(),
+    )
 
 
 def test_limits_of_content_are_those_of_the_document() -> None:

@@ -36,6 +36,9 @@ GRACE_LIMIT = 86_400
 PRIORITIES = (-20, 19)
 
 
+_AN_ACTION = "an action: a word, or {word: {parameters}}"
+
+
 class Written(Struct, frozen=True):
     """An action, its word, and those of its fields that are not its own parameters (selectors, enabled)."""
 
@@ -48,17 +51,21 @@ def read_action(value: Value, *, foreign: bool, others: Collection[str] = ()) ->
     """One action. others: fields allowed beside its parameters. None: it is no known action at all."""
     if value.is_mapping:
         entries = value.entries()
-        if len(entries) != 1:
-            got = ", ".join(entries) or "none"
+        if not entries:
+            value.wrong(_AN_ACTION, "an empty entry")
+            return None
+        if len(entries) > 1:
+            got = ", ".join(entries)
             value.problem(
                 f"expected one action an entry, got {got}: write each as an entry of its own",
                 expected="one action",
                 got=got,
             )
-            if not entries:
-                return None
         written = [_written(word, parameters, foreign, others) for word, parameters in entries.items()]
         return written[0]
+    if value.is_null or value.is_list:
+        value.wrong(_AN_ACTION)
+        return None
     word = value.text()
     if not word:
         return None

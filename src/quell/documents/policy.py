@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+from enum import StrEnum
 
 from quell.documents.actions import read_action
 from quell.documents.document import Document
+from quell.documents.network_policy import Network, read_network
+from quell.documents.process_policy import Processes, read_processes
 from quell.documents.reader import Fields, Value, listed
 from quell.documents.selectors import read_selectors
-from quell.model.policy import Policy, PolicyType, ResponseEntry, SelectorKind
+from quell.model.policy import Direction, Expected, Policy, PolicyType, ResponseEntry, SelectorKind
 from quell.model.rule import Mode
 
 _S = SelectorKind
@@ -20,10 +22,9 @@ _SCOPES: dict[PolicyType, tuple[SelectorKind | None, tuple[SelectorKind, ...]]] 
     PolicyType.CLUSTER: (_S.CLUSTER, ()),
     PolicyType.TRACE: (None, (_S.TRACE, _S.USER, *_WORKLOAD_SCOPE, _S.CONTAINER, _S.SERVICE)),
 }
-#: What a workload policy lists as expected, kept as it is written.
+#: What a workload policy lists as expected, and what it takes back at once.
 _LISTS = ("processPolicy", "networkPolicy")
 _SWITCHES = ("disableProcesses", "disableConnections", "disablePrivateConnections", "disablePublicConnections")
-_OPAQUE = (*_LISTS, *_SWITCHES, "allowedFlags")
 
 _FLAGS = ("makeRedFlag", "makeOpsFlag")
 _PROCESS_ACTIONS = (
@@ -45,6 +46,16 @@ _ACTION_SELECTORS = (_S.CLUSTER, _S.MACHINE, _S.NAMESPACE, _S.POD, _S.CONTAINER,
 
 _MODE_HINT = 'add "mode: audit" to spec (says what it would do), or "mode: enforce" (does it)'
 _RESPONSE_HINT = "a trace policy hides traces and does nothing else"
+
+
+class _All(StrEnum):
+    ALL = "all"
+
+
+class _Directions(StrEnum):
+    ALL = "all"
+    EGRESS = "egress"
+    INGRESS = "ingress"
 
 
 def read(document: Document) -> Policy | None:
@@ -71,10 +82,11 @@ def read(document: Document) -> Policy | None:
         rulesets=fields.texts("rulesets"),
         default=default,
         actions=actions,
-        opaque=_opaque(fields),
+        expected=_expected(fields, foreign=document.foreign),
+        allowed_flags=_allowed_flags(fields["allowedFlags"], document) if "allowedFlags" in fields else (),
         source=document.source,
     )
-    _warn(policy, document, fields)
+    _warn(policy, fields)
     return policy
 
 
@@ -107,8 +119,19 @@ def _response(
 
 
 def _entries(value: Value, type_: PolicyType, document: Document, *, specific: bool) -> tuple[ResponseEntry, ...]:
-    entries = (_entry(item, type_, document, specific=specific) for item in value.items())
+    items = value.items()
+    if document.foreign and not specific:
+        items = [item for item in items if not _is_no_action(item)]
+    entries = (_entry(item, type_, document, specific=specific) for item in items)
     return tuple(entry for entry in entries if entry is not None)
+
+
+def _is_no_action(item: Value) -> bool:
+    """An entry of default that other systems take and that says nothing: null or {}."""
+    if not (item.is_null or (item.is_mapping and item.is_empty)):
+        return False
+    item.warn("an entry without an action: it does nothing", expected="an action", got="nothing")
+    return True
 
 
 def _entry(item: Value, type_: PolicyType, document: Document, *, specific: bool) -> ResponseEntry | None:
@@ -144,30 +167,51 @@ def _check_selectors(item: Value, word: str, fields: Fields, *, specific: bool) 
             fields[kind].name_of_field.problem(f"{word} takes no {kind}", expected=listed(takes), got=kind)
 
 
-def _opaque(fields: Fields) -> str:
-    for name in ("processPolicy", "allowedFlags"):
-        if name in fields and not fields[name].is_list:
-            fields[name].wrong("a list")
-    if "networkPolicy" in fields and not fields["networkPolicy"].is_mapping:
-        fields["networkPolicy"].wrong("a mapping")
-    for name in _SWITCHES:
-        if name in fields:
-            words = ("all",) if name == "disableProcesses" else ("all", "egress", "ingress")
-            text = fields[name].text()
-            if text and text not in words:
-                fields[name].unknown(name, text, words)
-    kept = {name: fields[name].plain() for name in _OPAQUE if name in fields}
-    return msgspec.json.encode(kept).decode() if kept else ""
+def _expected(fields: Fields, *, foreign: bool) -> Expected:
+    processes, network = Processes(), Network()
+    if "processPolicy" in fields:
+        processes = read_processes(fields["processPolicy"], foreign=foreign)
+    if "networkPolicy" in fields:
+        network = read_network(fields["networkPolicy"], processes.ids, foreign=foreign)
+    return Expected(
+        processes=processes.roots if "processPolicy" in fields else None,
+        ingress=network.ingress,
+        egress=network.egress,
+        no_processes="disableProcesses" in fields and fields["disableProcesses"].choice(_All, "word") is not None,
+        no_connections=_directions(fields, "disableConnections"),
+        no_private_connections=_directions(fields, "disablePrivateConnections"),
+        no_public_connections=_directions(fields, "disablePublicConnections"),
+    )
 
 
-def _warn(policy: Policy, document: Document, fields: Fields) -> None:
+def _directions(fields: Fields, name: str) -> tuple[Direction, ...]:
+    word = fields[name].choice(_Directions, "direction") if name in fields else None
+    if word is None:
+        return ()
+    return tuple(Direction) if word is _Directions.ALL else (Direction(word.value),)
+
+
+def _allowed_flags(value: Value, document: Document) -> tuple[str, ...]:
+    """Classes of flags. What else another system says of one is its metadata, and passed over."""
+    classes, passed = [], set()
+    for item in value.items():
+        fields = item.entries() if document.foreign else item.fields(("class",), ())
+        if document.foreign and item.is_mapping and "class" not in fields:
+            item.problem('missing field "class"', expected="class")
+        passed |= fields.keys() - {"class"}
+        if "class" in fields:
+            written = fields["class"]
+            path = "/".join(written.texts()) if written.is_list else written.text()
+            if written.is_list and not path:
+                written.wrong("at least one word", "an empty list")
+            classes.append(path)
+    if document.foreign and passed:
+        value.name_of_field.warn(f"{', '.join(sorted(passed))} of flags: passed over, as only class is compared")
+    return tuple(dict.fromkeys(classes))
+
+
+def _warn(policy: Policy, fields: Fields) -> None:
     if "response" in fields and not policy.default and not policy.actions:
         fields["response"].name_of_field.warn("no action in default or actions: nothing follows a deviation")
-    if policy.type is PolicyType.TRACE:
-        document.spec.warn("this version makes no traces: the policy is kept and hides nothing yet")
-    compared = [name for name in ("processPolicy", "networkPolicy", "rulesets", *_SWITCHES) if name in fields]
-    if compared and policy.enabled:
-        fields[compared[0]].name_of_field.warn(
-            "this version takes deviations from detectors; it does not compare workloads with "
-            f"{' and '.join(compared)} itself"
-        )
+    if policy.expected.no_processes and policy.expected.processes:
+        fields["disableProcesses"].name_of_field.warn("every process deviates, those of processPolicy included")

@@ -172,6 +172,13 @@ class Value:
             return []
         return [Value(node, self.report, self, position) for position, node in enumerate(self.node.items)]
 
+    def bounded(self, limit: int, what: str) -> list[Value]:
+        """The entries of a list that may have that many; what: what to call them, such as ports."""
+        items = self.items()
+        if len(items) > limit:
+            self.problem(f"more than {limit} {what}", expected=f"at most {limit} {what}", got=str(len(items)))
+        return items[:limit]
+
     def text(self, *, empty: bool = False, limit: int | None = None) -> str:
         """The text as it is written. limit: the most characters it may have."""
         node = self.node

@@ -46,7 +46,6 @@ def read(document: Document) -> Ruleset | None:
     rules = [_rule(item) for item in fields["rules"].items()] if "rules" in fields else []
     if type_ is None:
         return None
-    document.spec.warn("this version keeps rulesets and compares nothing with them: no deviation comes from one")
     return Ruleset(
         name=name,
         uid=document.metadata.text("uid"),

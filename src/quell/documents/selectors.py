@@ -19,6 +19,8 @@ FIELDS: dict[SelectorKind, tuple[str, ...]] = {
     SelectorKind.TRACE: ("triggerClass", "triggerAncestors"),
     SelectorKind.USER: ("user",),
 }
+#: The two parts of a selector, by whether it has fields.
+NAMES = {True: ("matchFields", "matchFieldsExpressions"), False: ("matchLabels", "matchExpressions")}
 #: Fields that once stood directly in the selector, and what they are called now.
 _DIRECT: dict[SelectorKind, dict[str, str]] = {
     SelectorKind.MACHINE: {"hostname": "hostname", "machineUID": "uid"},
@@ -26,8 +28,12 @@ _DIRECT: dict[SelectorKind, dict[str, str]] = {
     SelectorKind.SERVICE: {"cgroup": "cgroup"},
     SelectorKind.PROCESS: {field: field for field in FIELDS[SelectorKind.PROCESS]},
     SelectorKind.TRACE: {field: field for field in FIELDS[SelectorKind.TRACE]},
-    SelectorKind.USER: {"users": "user"},
+    SelectorKind.USER: {"users": "user", "interactiveUsers": "user", "nonInteractiveUsers": "user"},
 }
+#: What such a field said beside, which is not compared any more.
+_NOT_COMPARED = dict.fromkeys(
+    ("interactiveUsers", "nonInteractiveUsers"), "; whether a session is interactive is not looked at"
+)
 
 
 def read_selectors(fields: Fields, kinds: Collection[SelectorKind]) -> tuple[Selector, ...]:
@@ -38,7 +44,7 @@ def read_selectors(fields: Fields, kinds: Collection[SelectorKind]) -> tuple[Sel
 
 def _read(kind: SelectorKind, value: Value) -> Selector | None:
     words = FIELDS[kind]
-    simple, expressions = ("matchFields", "matchFieldsExpressions") if words else ("matchLabels", "matchExpressions")
+    simple, expressions = NAMES[bool(words)]
     direct = _DIRECT.get(kind, {})
     fields = value.fields((), (simple, expressions, *direct))
     if value.is_mapping and value.is_empty:
@@ -65,6 +71,9 @@ def _simple(value: Value, words: tuple[str, ...]) -> list[Requirement]:
     for key, field in entries.items():
         if words and key not in words:
             field.name_of_field.unknown("field", key, words)
+        elif field.is_list:
+            simple, expressions = NAMES[bool(words)]
+            field.wrong(f"one text ({simple} has no lists; several: {expressions} with In)")
         else:
             text = field.text(empty=not words)
             requirements.append(Requirement(key=key, operator=Operator.IN, values=(text,)))
@@ -91,7 +100,7 @@ def _expression(value: Value, words: tuple[str, ...]) -> Requirement | None:
 
 def _deprecated(value: Value, old: str, field: str) -> Requirement:
     value.name_of_field.warn(
-        f"{old} directly in a selector is an older form: write matchFields: {{{field}: ...}}",
+        f"{old} directly in a selector is an older form: write matchFields: {{{field}: ...}}{_NOT_COMPARED.get(old, '')}",
         expected=f"matchFields: {{{field}: ...}}",
         got=old,
     )

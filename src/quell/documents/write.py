@@ -15,15 +15,15 @@ from quell.documents.hidden import hide
 from quell.documents.load import OURS, Thing
 from quell.durations import format_duration
 from quell.model.action import Action, MakeOpsFlag, MakeRedFlag, Quarantine, word
-from quell.model.policy import Operator, Policy, ResponseEntry, Ruleset, RulesetRule, Selector, SelectorKind
+from quell.model.policy import Policy, ResponseEntry, Ruleset
 from quell.model.rule import Criterion, Group, Rule, Webhook, WebhookFilter
+from quell.model.spec import expected_spec, ruleset_rule_spec, selectors_spec
 from quell.model.syslog import Syslog, SyslogFilter
 
 #: The line between documents. No document has such a line within: all below its first level is indented.
 SEPARATOR = "---\n"
 #: What a missing field of a rule means.
 _DEFAULTS = {field.name: field.default for field in struct_fields(Rule)}
-_LABELS = (SelectorKind.POD, SelectorKind.NAMESPACE)
 
 
 def to_document(thing: Thing, secrets: bool = False) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def to_document(thing: Thing, secrets: bool = False) -> dict[str, Any]:
             return _document("Policy", metadata, _policy(thing))
         case Ruleset():
             metadata = _filled(name=thing.name, type=thing.type.value, uid=thing.uid)
-            return _document("Ruleset", metadata, {"rules": [_ruleset_rule(rule) for rule in thing.rules]})
+            return _document("Ruleset", metadata, {"rules": [ruleset_rule_spec(rule) for rule in thing.rules]})
 
 
 def dump_yaml(things: Iterable[Thing], secrets: bool = False) -> str:
@@ -146,11 +146,12 @@ def _policy(policy: Policy) -> dict[str, Any]:
     spec: dict[str, Any] = {"mode": policy.mode.value}
     if not policy.enabled:
         spec["enabled"] = False
-    spec |= {selector.kind.value: _selector(selector) for selector in policy.scope}
+    spec |= selectors_spec(policy.scope)
     if policy.type.value == "cluster" or policy.rulesets:
         spec["rulesets"] = list(policy.rulesets)
-    if policy.opaque:
-        spec |= msgspec.json.decode(policy.opaque)
+    spec |= expected_spec(policy.expected)
+    if policy.allowed_flags:
+        spec["allowedFlags"] = [{"class": path} for path in policy.allowed_flags]
     if policy.type.value != "trace":
         spec["response"] = {
             "default": [_entry(entry) for entry in policy.default],
@@ -163,32 +164,8 @@ def _entry(entry: ResponseEntry) -> dict[str, Any]:
     parameters = _parameters(entry.action)
     if not entry.enabled:
         parameters["enabled"] = False
-    parameters |= {selector.kind.value: _selector(selector) for selector in entry.selectors}
+    parameters |= selectors_spec(entry.selectors)
     return {word(entry.action): parameters}
-
-
-def _ruleset_rule(rule: RulesetRule) -> dict[str, Any]:
-    return {
-        "target": rule.target,
-        "verb": "allow" if rule.allow else "deny",
-        "values": list(rule.values),
-        **{selector.kind.value: _selector(selector) for selector in rule.selectors},
-    }
-
-
-def _selector(selector: Selector) -> dict[str, Any]:
-    """Leading plain requirements in the short form, all others, so that the order stays, as expressions."""
-    simple: dict[str, str] = {}
-    expressions: list[dict[str, Any]] = []
-    for one in selector.requirements:
-        if one.operator is Operator.IN and len(one.values) == 1 and not expressions and one.key not in simple:
-            simple[one.key] = one.values[0]
-        else:
-            values = {"values": list(one.values)} if one.values else {}
-            expressions.append({"key": one.key, "operator": one.operator.value, **values})
-    labels = selector.kind in _LABELS
-    names = ("matchLabels", "matchExpressions") if labels else ("matchFields", "matchFieldsExpressions")
-    return {name: part for name, part in zip(names, (simple, expressions), strict=True) if part}
 
 
 def _unless_default(rule: Rule, name: str) -> str:

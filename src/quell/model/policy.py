@@ -9,6 +9,13 @@ from msgspec import Struct
 from quell.model.action import Action
 from quell.model.rule import Mode, Source
 
+#: Of a processPolicy: levels of children, and processes in all; of each direction of a networkPolicy: rules; and of
+#: each rule: peers, ports and processes. A document of more is refused, so that no policy can hold up the others.
+PROCESS_DEPTH_LIMIT = 24
+PROCESS_LIMIT = 4096
+NETWORK_RULE_LIMIT = 4096
+NETWORK_ENTRY_LIMIT = 1024
+
 
 class PolicyType(StrEnum):
     CONTAINER = "container"
@@ -138,8 +145,6 @@ class Policy(Struct, frozen=True, kw_only=True, omit_defaults=True):
     expected: Expected = Expected()
     #: Of a trace policy: classes of flags that it covers, such as redflag/proc/command/high_severity/suspicious/nc.
     allowed_flags: tuple[str, ...] = ()
-    #: What `expected` and `allowed_flags` say, as it was written: a JSON object, for showing it again.
-    opaque: str = ""
     source: Source = Source()
 
 
