@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from quell.detectors import DETECTORS
@@ -21,7 +22,7 @@ from quell.model.details import (
     Vulnerability,
 )
 from quell.model.event import Category, Event, Kind, Level
-from quell.model.subject import Container, Pod, Process, Subject
+from quell.model.subject import Ancestor, Container, Pod, Process, Subject
 
 NATIVE = DETECTORS["native"]
 PARTIES = {
@@ -74,6 +75,7 @@ def test_everything_that_is_said_is_kept() -> None:
         "user": "root",
         "ancestors": ["bash", "init"],
         "content": "memfd",
+        "lineage": [["bash", "/usr/bin/bash", "root", 6, 98], ["init", None, None, 1]],
     }
     found = decode(
         id="mine:1",
@@ -87,11 +89,13 @@ def test_everything_that_is_said_is_kept() -> None:
             "cluster_uid": "u",
             "node": "n1",
             "machine_id": "m",
+            "source_name": "i-0",
             "namespace": "shop",
             "namespace_labels": {"team": "a"},
             "pod": {"name": "p", "uid": "pu", "labels": {"app": "x"}},
             "container": {"id": "c", "name": "cn", "image": "i:1", "image_id": "ii", "host_network": False},
             "service": "s",
+            "service_cgroup": "systemd:/s.service",
             "process": process,
             "user": "root",
             "group": "g",
@@ -105,17 +109,37 @@ def test_everything_that_is_said_is_kept() -> None:
         cluster_uid="u",
         node="n1",
         machine_id="m",
+        source_name="i-0",
         namespace="shop",
         namespace_labels={"team": "a"},
         pod=Pod(name="p", uid="pu", labels={"app": "x"}),
         container=Container(id="c", name="cn", image_id="ii", host_network=False),
         image="i:1",
         service="s",
-        process=Process(**{**process, "start_time": 1772454601.5, "ancestors": ("bash", "init")}),
+        service_cgroup="systemd:/s.service",
+        process=Process(
+            **{
+                **process,
+                "start_time": 1772454601.5,
+                "ancestors": ("bash", "init"),
+                "lineage": (Ancestor("bash", "/usr/bin/bash", "root", 6, 98), Ancestor("init", pid=1)),
+            }
+        ),
         user="root",
         group="g",
     )
     assert security(found) == SecurityDetails(message="m", file="/etc/shadow", sensor="x")
+
+
+def test_what_the_model_says_of_a_process_is_read_again() -> None:
+    process = Process(
+        pid=7, start_ticks=9, name="nc", lineage=(Ancestor("sh", "/bin/sh", "root", 6, 8), Ancestor("init"))
+    )
+    line = msgspec.json.encode({"name": "Container.Start", "subject": Subject(process=process)})
+    read = NATIVE.decode(line, id=None, received=1.0).subject.process
+    assert read == msgspec.structs.replace(process, ancestors=("sh", "init"))
+    wrong = refusal(name="Container.Start", subject={"process": {"lineage": [["sh", None, None, "1"]]}})
+    assert "$.subject.process.lineage[0]" in wrong
 
 
 def test_an_empty_text_is_absent() -> None:

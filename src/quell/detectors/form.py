@@ -25,6 +25,17 @@ Side = Literal["client", "server"]
 ID = re.compile(r"[!-.0-~]{1,200}")
 
 
+class AncestorForm(Struct, array_like=True, forbid_unknown_fields=True):
+    """[name, exe, user, pid, start_ticks], of which all but the name may be null or left out at the end."""
+
+    name: str
+    exe: str | None = None
+    #: Effective user.
+    user: str | None = None
+    pid: Pid | None = None
+    start_ticks: Natural | None = None
+
+
 class ProcessForm(Struct, kw_only=True, forbid_unknown_fields=True):
     pid: Pid | None = None
     start_ticks: Natural | None = None
@@ -39,6 +50,8 @@ class ProcessForm(Struct, kw_only=True, forbid_unknown_fields=True):
     uid: Uid | None = None
     user: str | None = None
     ancestors: tuple[str, ...] = ()
+    #: From its parent up to the machine's first process.
+    lineage: tuple[AncestorForm, ...] = ()
     content: str | None = None
     #: Inode of its network namespace.
     netns: Natural | None = None
@@ -64,12 +77,16 @@ class SubjectForm(Struct, kw_only=True, forbid_unknown_fields=True):
     cluster_uid: str | None = None
     node: str | None = None
     machine_id: str | None = None
+    #: The machine's name as its source has it.
+    source_name: str | None = None
     namespace: str | None = None
     namespace_labels: dict[str, str] | None = None
     pod: PodForm | None = None
     container: ContainerForm | None = None
     image: str | None = None
     service: str | None = None
+    #: The service's control group, such as systemd:/system.slice/nginx.service.
+    service_cgroup: str | None = None
     process: ProcessForm | None = None
     user: str | None = None
     group: str | None = None

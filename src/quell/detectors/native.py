@@ -10,6 +10,7 @@ from quell.catalogue.names import NAMES, CatalogueName, resolve
 from quell.catalogue.words import nearest
 from quell.detectors.form import (
     ID,
+    AncestorForm,
     ContainerForm,
     EndpointForm,
     EventForm,
@@ -32,7 +33,7 @@ from quell.errors import EventError
 from quell.ids import uuid7
 from quell.model.details import Details
 from quell.model.event import Category, Event, Kind, Level
-from quell.model.subject import Container, Pod, Process, Subject
+from quell.model.subject import Ancestor, Container, Pod, Process, Subject
 
 _decoder = msgspec.json.Decoder(EventForm)
 
@@ -197,12 +198,14 @@ def _subject_of(form: SubjectForm) -> Subject:
         cluster_uid=form.cluster_uid or None,
         node=form.node or None,
         machine_id=form.machine_id or None,
+        source_name=form.source_name or None,
         namespace=form.namespace or None,
         namespace_labels=form.namespace_labels,
         pod=None if form.pod is None else _pod(form.pod),
         container=None if container is None else _container(container),
         image=image,
         service=form.service or None,
+        service_cgroup=form.service_cgroup or None,
         process=None if form.process is None else _process(form.process),
         user=form.user or None,
         group=form.group or None,
@@ -231,10 +234,15 @@ def _process(form: ProcessForm) -> Process:
         pgid=form.pgid,
         uid=form.uid,
         user=form.user or None,
-        ancestors=form.ancestors,
+        ancestors=form.ancestors or tuple([each.name for each in form.lineage]),
+        lineage=tuple([_ancestor(each) for each in form.lineage]) if form.lineage else (),
         content=form.content or None,
         netns=form.netns,
     )
+
+
+def _ancestor(form: AncestorForm) -> Ancestor:
+    return Ancestor(form.name, form.exe or None, form.user or None, form.pid, form.start_ticks)
 
 
 def _sided(subject: Subject, section: SecurityForm, kind: Kind | None) -> Subject:
