@@ -174,8 +174,29 @@ def test_an_empty_text_is_absent() -> None:
             {"category": "deviation", "details": {"policy": "p", "what": "egress", "checksum": "c"}},
             Deviation(policy="p", what="egress", checksum="c"),
         ),
+        (
+            {
+                "category": "deviation",
+                "details": {
+                    "policy": "p",
+                    "policy_type": "cluster",
+                    "mode": "audit",
+                    "what": "container",
+                    "addition": {"rules": [{"target": "container::image", "verb": "allow", "values": ["a"]}]},
+                    "matched": {"container::image": ["__DEFAULT_DENY__"]},
+                },
+            },
+            Deviation(
+                policy="p",
+                policy_type="cluster",
+                mode="audit",
+                what="container",
+                addition={"rules": [{"target": "container::image", "verb": "allow", "values": ["a"]}]},
+                matched={"container::image": ("__DEFAULT_DENY__",)},
+            ),
+        ),
     ],
-    ids=["event", "cve-report", "compliance", "admission-control", "deviation"],
+    ids=["event", "cve-report", "compliance", "admission-control", "deviation", "deviation-of-ruleset"],
 )
 def test_details_are_those_of_the_category(fields: dict[str, Any], details: object) -> None:
     found = decode(**{"name": "mine", **fields})
@@ -258,6 +279,14 @@ def test_the_server_of_an_unmanaged_client_is_a_victim() -> None:
         ({"details": []}, "Expected `object`, got `array` - at `$.details`"),
         ({"details": {"connection": {"client": {"port": 99999}}}}, "at `$.details.connection.client.port`"),
         ({"category": "deviation", "details": {}}, "missing required field `policy` - at `$.details`"),
+        (
+            {"category": "deviation", "details": {"policy": "p", "addition": {"processes": []}}},
+            "unknown field `processes` - at `$.details.addition`",
+        ),
+        (
+            {"category": "deviation", "details": {"policy": "p", "mode": "dry"}},
+            "Invalid enum value 'dry' - at `$.details.mode`",
+        ),
         ({"category": "compliance", "details": {"items": [{"number": "1"}]}}, "at `$.details.items[0]`"),
         (
             {"category": "cve-report", "details": {"vulnerabilities": [{"name": "C", "severity": "bad"}]}},

@@ -11,17 +11,12 @@ from typing import Any
 
 import pytest
 
-from quell.documents.load import load_paths, load_text, load_values
+from quell.documents.load import load_text, load_values
 from quell.errors import DocumentError, Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = sorted((ROOT / "tests/cases/documents").glob("*.yaml"))
 SHARED = ROOT / "../shared"
-
-#: Pieces of documents, and documents of kinds that are no policy, among the shared samples.
-NO_DOCUMENTS = {"02", "03", "04", "09", "10", "11", "12", "18"}
-#: As printed where they come from, these are wrong: a misplaced field, and no mode.
-WRONG = {"06b": "spec.response", "13": "spec"}
 
 
 def told(text: bytes, file: str) -> list[str]:
@@ -87,25 +82,6 @@ def test_shared_policies_load_or_are_refused_as_they_say(case: dict[str, Any]) -
     assert len(documents.policies) + len(documents.rulesets) == 1
     if "warning" in case["expect"]:
         assert any("unusual" in warning.message for warning in documents.warnings)
-
-
-def shared_samples() -> list[Any]:
-    folder = SHARED / "samples/policies"
-    if not folder.exists():
-        return [pytest.param(None, marks=pytest.mark.skip(reason="the shared samples are not beside this checkout"))]
-    return [pytest.param(file, id=file.name[:12]) for file in sorted(folder.glob("*.yaml"))]
-
-
-@pytest.mark.parametrize("file", shared_samples())
-def test_documents_of_the_other_system_load_unchanged(file: Path) -> None:
-    number = file.name.partition("_")[0]
-    if number in NO_DOCUMENTS or number in WRONG:
-        with pytest.raises(DocumentError) as caught:
-            load_paths([file])
-        assert caught.value.problems[0].path == WRONG.get(number, "kind" if number == "18" else "")
-    else:
-        documents = load_paths([file])
-        assert len(documents.policies) + len(documents.rulesets) == 1
 
 
 def test_a_problem_says_all_of_it_in_one_line() -> None:

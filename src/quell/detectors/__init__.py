@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from quell.detectors.context import Context, Part
+from quell.detectors.deviation import DeviationRecords
 from quell.detectors.falco import Falco
 from quell.detectors.kube_bench import KubeBench
 from quell.detectors.kubernetes_audit import KubernetesAudit
@@ -69,6 +70,7 @@ class Divided(Detector, Protocol):
 
 #: Those that may be posted to, at /v1/events/<name>; native events at /v1/events.
 POSTED: Mapping[str, Detector] = {
+    "deviation": DeviationRecords(),
     "falco": Falco(),
     "k8s-audit": KubernetesAudit(),
     "kube-bench": KubeBench(),

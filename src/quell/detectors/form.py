@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -184,15 +184,29 @@ class AdmissionForm(Struct, kw_only=True, forbid_unknown_fields=True):
     rule: str | None = None
 
 
+class AdditionForm(Struct, kw_only=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True):
+    """The smallest addition that would allow a deviation, by the part of a spec that it belongs to."""
+
+    process_policy: list[dict[str, Any]] = []
+    network_policy: dict[str, list[dict[str, Any]]] = {}
+    rules: list[dict[str, Any]] = []
+
+
 class DeviationForm(Struct, kw_only=True, forbid_unknown_fields=True):
     """Category deviation."""
 
     policy: Annotated[str, Meta(min_length=1)]
     policy_uid: str | None = None
+    policy_type: Literal["container", "linux-service", "cluster"] | None = None
+    mode: Literal["audit", "enforce"] | None = None
     what: Literal["process", "ingress", "egress", "container"] = "process"
     message: str = ""
     checksum: str | None = None
     connection: ConnectionForm | None = None
+    #: What would allow it: processPolicy, networkPolicy or rules, as a policy's or ruleset's spec has them.
+    addition: AdditionForm | None = None
+    #: Of a ruleset: target -> the patterns that denied it.
+    matched: dict[str, tuple[str, ...]] = {}
 
 
 class EventForm(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -34,6 +34,10 @@ def _is_suricata(found: _Members) -> bool:
     return "event_type" in found and "timestamp" in found
 
 
+def _is_deviation(found: _Members) -> bool:
+    return "deviation" in found or word(found.get("kind")) == "GuardianDeviation"
+
+
 def _is_falco(found: _Members) -> bool:
     return "rule" in found and "priority" in found
 
@@ -47,6 +51,7 @@ _LOOKS: Mapping[str, Callable[[_Members], bool]] = {
     "kube-bench": _is_kube_bench,
     "k8s-audit": _is_audit,
     "suricata": _is_suricata,
+    "deviation": _is_deviation,
     "falco": _is_falco,
     "native": _is_native,
 }

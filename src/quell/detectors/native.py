@@ -206,7 +206,7 @@ def _subject_of(form: SubjectForm) -> Subject:
         image=image,
         service=form.service or None,
         service_cgroup=form.service_cgroup or None,
-        process=None if form.process is None else _process(form.process),
+        process=None if form.process is None else process_of(form.process),
         user=form.user or None,
         group=form.group or None,
     )
@@ -220,7 +220,7 @@ def _container(form: ContainerForm) -> Container:
     return Container(id=form.id, name=form.name or None, image_id=form.image_id or None, host_network=form.host_network)
 
 
-def _process(form: ProcessForm) -> Process:
+def process_of(form: ProcessForm) -> Process:
     return Process(
         pid=form.pid,
         start_ticks=form.start_ticks,

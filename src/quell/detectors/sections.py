@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from quell.detectors.form import (
+    AdditionForm,
     AdmissionForm,
     ComplianceForm,
     ConnectionForm,
@@ -100,7 +101,18 @@ def details_of(section: Section, name: str, kind: Kind | None, reporting: str | 
         case AdmissionForm():
             return msgspec.convert(section, AdmissionReview, from_attributes=True)
         case DeviationForm():
-            return msgspec.convert(section, Deviation, from_attributes=True)
+            return Deviation(
+                policy=section.policy,
+                policy_uid=section.policy_uid,
+                policy_type=section.policy_type,
+                mode=section.mode,
+                what=section.what,
+                message=section.message,
+                checksum=section.checksum,
+                connection=_connection(section.connection),
+                addition=msgspec.to_builtins(section.addition or AdditionForm()),
+                matched=section.matched,
+            )
 
 
 def role_of(section: SecurityForm, name: str, kind: Kind | None, reporting: str | None) -> Role | None:

@@ -49,6 +49,15 @@ _LISTS = {
     SPYDERBAT: ("List",),
     NEUVECTOR: ("List", "NvResponseRuleSecurityRuleList"),
 }
+#: Kinds of records, which are no documents to apply -> what they are, and what takes them.
+_RECORDS: Mapping[str, str] = MappingProxyType(
+    {
+        "GuardianDeviation": 'a finding: "quell policies merge" adds it to its policy, /v1/events/deviation takes it as an event',
+        "SpyderbatFingerprint": "what was seen of one workload",
+        "FingerprintGroup": "what was seen of several workloads",
+        "SpyderbatBaseline": "what was seen of a workload, with what it may do beside",
+    }
+)
 #: Fields of our own metadata: every kind has a name, policies and rulesets have a type as well.
 _METADATA = {"Policy": ("name", "type", "uid"), "Ruleset": ("name", "type", "uid")}
 _SUFFIXES = (".yaml", ".yml")
@@ -167,6 +176,11 @@ def _read_item(item: Value) -> _Found:
 
 def _version_and_kind(value: Value, outer: Fields) -> tuple[str, str]:
     """What says how to read a document; "" after a problem."""
+    if "schema" in outer and not outer.keys() & {"apiVersion", "kind"}:
+        schema = outer["schema"]
+        told = "a record, no document: documents have apiVersion and kind"
+        schema.name_of_field.problem(told, expected="apiVersion and kind", got=schema.found.strip('"'))
+        return "", ""
     for field in ("apiVersion", "kind"):
         if field not in outer:
             value.problem(f'missing field "{field}"', expected=listed(KINDS) if field == "apiVersion" else field)
@@ -177,7 +191,9 @@ def _version_and_kind(value: Value, outer: Fields) -> tuple[str, str]:
         outer["apiVersion"].unknown("apiVersion", version, KINDS)
     elif version and kind:
         kinds = (*KINDS.get(version, ()), *_LISTS[version])
-        if kind not in kinds:
+        if version in (OURS, SPYDERBAT) and kind in _RECORDS:
+            outer["kind"].problem(f"a {kind} is no document but {_RECORDS[kind]}", expected=listed(kinds), got=kind)
+        elif kind not in kinds:
             outer["kind"].unknown(f"kind of {version}", kind, kinds)
     return version, kind
 

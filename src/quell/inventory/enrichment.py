@@ -177,6 +177,7 @@ def merged(subject: Subject, added: Subject) -> Subject:
         cluster_uid=subject.cluster_uid,
         node=added.node if subject.node is None else subject.node,
         machine_id=subject.machine_id,
+        machine_uid=subject.machine_uid,
         source_name=subject.source_name,
         namespace=added.namespace if subject.namespace is None else subject.namespace,
         namespace_labels=added.namespace_labels if subject.namespace_labels is None else subject.namespace_labels,

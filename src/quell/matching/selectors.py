@@ -86,7 +86,7 @@ def _cluster(subject: Subject) -> Part | None:
 
 
 def _machine(subject: Subject) -> Part | None:
-    return _fields(hostname=subject.node, sourceName=subject.source_name, uid=subject.machine_id)
+    return _fields(hostname=subject.node, sourceName=subject.source_name, uid=subject.machine_uid or subject.machine_id)
 
 
 def _namespace(subject: Subject) -> Part | None:

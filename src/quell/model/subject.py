@@ -71,6 +71,8 @@ class Subject(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: The host's name, as agents and Kubernetes know it.
     node: str | None = None
     machine_id: str | None = None
+    #: Another system's own number for the machine (machineSelector's uid, such as mach:8vuJRMgyTEs): no agent has it.
+    machine_uid: str | None = None
     #: The machine's name as its source has it (machineSelector's sourceName).
     source_name: str | None = None
     namespace: str | None = None
