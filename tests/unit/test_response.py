@@ -626,6 +626,15 @@ def test_a_scope_that_cannot_be_proved_lets_nothing_destructive_happen() -> None
     assert outside.matches == ()
 
 
+def test_a_deviation_that_is_not_proved_lets_nothing_destructive_happen_whoever_asks() -> None:
+    actions = (KillProcess(), MakeRedFlag(severity=Severity.LOW))
+    engine = Engine(rule(KillProcess(), ReniceProcess(priority=5)), policies=(policy(actions=actions),))
+    told = Deviation(policy="p", unproven="the executable of sh is not known")
+    reasons = {type(record.action): record.reason for record in engine.take(deviation(told)).actions}
+    unknown = Reason.UNKNOWN_SCOPE
+    assert reasons == {KillProcess: unknown, ReniceProcess: unknown, MakeRedFlag: None}
+
+
 def test_a_checksum_is_flagged_once_an_hour() -> None:
     engine = Engine(policies=(policy(actions=(MakeRedFlag(severity=Severity.LOW),)),))
     told = [deviation(Deviation(policy="p", checksum=checksum), n=n) for n, checksum in enumerate("aab")]

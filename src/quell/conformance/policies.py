@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,24 +12,29 @@ from quell.conformance.case import NODE, NOW, Case, Fields, Skipped, Unreadable,
 from quell.documents.load import Documents
 from quell.errors import DocumentError
 from quell.evaluate import evaluate
+from quell.guardian.guard import Guard
 from quell.matching.index import compile as compile_index
 from quell.matching.policies import status
 from quell.model.action import word
 from quell.model.decision import ActionRecord, Decision
 from quell.model.details import Deviation
 from quell.model.event import Category, Event, Level
-from quell.model.subject import Container, Pod, Process, ProcessTarget, Subject
+from quell.model.observation import Observation, Seen
+from quell.model.policy import Policy, PolicyType, Ruleset
+from quell.model.rule import Mode
+from quell.model.subject import Ancestor, Container, Pod, Process, ProcessTarget, Subject
 from quell.response.state import AgentFacts, State
 
-#: Expectations of traces, suppression and the evaluation of rulesets.
+#: Expectations of traces and suppression.
 _LATER = {
     "suppressed": "the suppression of traces",
     "score": "the score of traces",
     "score_cap": "the score of traces",
     "triggers_trace": "traces",
     "priority": "the score of traces",
-    "deviation": "the evaluation of rulesets",
 }
+#: Above the process of every case: it is the first one of its container or service.
+_OUTSIDE = Ancestor(name="outside")
 
 
 def judge(case: Case) -> list[str]:
@@ -54,13 +59,35 @@ def judge(case: Case) -> list[str]:
         rulesets = {ruleset.name for ruleset in documents.rulesets}
         found += differs("status", wanted, status(documents.policies[0], rulesets).value)
     actions, skipped = expect.take("actions"), expect.take("default_skipped")
+    deviates = expect.take("deviation")
     expect.done()
+    if deviates is not None:
+        found += differs("deviation", deviates, _deviates(documents, case["event"]))
     if actions is not None or skipped is not None:
         decision = _decided(documents, case["event"])
         found += [] if actions is None else _asked(actions, decision)
         words = sorted(ref.rpartition("/")[2] for ref in decision.default_skipped)
         found += [] if skipped is None else differs("default_skipped", sorted(skipped), words)
     return found
+
+
+def _deviates(documents: Documents, values: Mapping[str, Any]) -> bool:
+    """Whether the guardian finds that the case's container, or the process in it, is not what is expected."""
+    subject = _subject(values)
+    watches = Guard(documents.policies or [_policy_of(documents.rulesets)], documents.rulesets).watches(subject)
+    found = [watch.compare_container(subject) for watch in watches]
+    if subject.process is not None:
+        process = msgspec.structs.replace(subject.process, lineage=(_OUTSIDE,))
+        subject = msgspec.structs.replace(subject, process=process)
+        seen = Observation(seen=Seen.EXECUTED, time=NOW, subject=subject)
+        found += [watch.compare(seen) for watch in watches]
+    return any(deviation is not None for deviation in found)
+
+
+def _policy_of(rulesets: Sequence[Ruleset]) -> Policy:
+    """A cluster policy of these and for everything: the case is about rulesets alone."""
+    names = tuple(ruleset.name for ruleset in rulesets)
+    return Policy(name="of-the-case", type=PolicyType.CLUSTER, mode=Mode.AUDIT, rulesets=names)
 
 
 def _decided(documents: Documents, values: Mapping[str, Any]) -> Decision:
@@ -117,7 +144,8 @@ def _subject(values: Mapping[str, Any]) -> Subject:
     }
     cluster, machine, namespace, pod = (parts[part] for part in ("cluster", "machine", "namespace", "pod"))
     container, service, process = parts["container"], parts["service"], parts["process"]
-    identifier, image = container.take("containerID"), container.take("image")
+    image = container.take("image")
+    has_more = any(value is not None for key, value in (values.get("container") or {}).items() if key != "image")
     subject = Subject(
         cluster=cluster.take("name"),
         cluster_uid=cluster.take("uid"),
@@ -126,7 +154,7 @@ def _subject(values: Mapping[str, Any]) -> Subject:
         machine_id=machine.take("uid"),
         namespace_labels=namespace.take("labels"),
         pod=Pod(name=pod.take("name"), uid=pod.take("uid"), labels=pod.take("labels")) if values.get("pod") else None,
-        container=_container(container, identifier) if identifier else None,
+        container=_container(container) if has_more else None,
         image=image,
         service=service.take("name"),
         service_cgroup=service.take("cgroup"),
@@ -139,8 +167,10 @@ def _subject(values: Mapping[str, Any]) -> Subject:
     return subject
 
 
-def _container(fields: Fields, identifier: str) -> Container:
-    return Container(id=identifier, name=fields.take("containerName"), image_id=fields.take("imageID"))
+def _container(fields: Fields) -> Container:
+    return Container(
+        id=fields.take("containerID", ""), name=fields.take("containerName"), image_id=fields.take("imageID")
+    )
 
 
 def _process(fields: Fields) -> Process:

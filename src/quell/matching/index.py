@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from quell.catalogue.table import is_broad
@@ -141,20 +142,24 @@ class Index:
 
     def _match(self, event: Event, reading: Reading) -> Matched | None:
         found = self._find(reading)
-        asked = None
-        if event.category is Category.DEVIATION and self._policies:
-            deviation = reading.details()
-            policy = self._policies.of(deviation) if isinstance(deviation, Deviation) else None
-            asked = policy.asked(reading, deviation) if policy and isinstance(deviation, Deviation) else None
-        if not found and asked is None:
-            return None
-        if asked is None and len(found) == 1:
-            return Matched((found[0].match(reading),), found[0].asks, (), reading.details)
         matches = tuple([rule.match(reading) for rule in found])
-        asks = tuple([ask for rule in found for ask in rule.asks])
-        if asked is None:
-            return Matched(matches, asks, (), reading.details)
-        return Matched((*matches, asked.match), (*asks, *asked.asks), asked.default_skipped, reading.details)
+        asks = found[0].asks if len(found) == 1 else tuple([ask for rule in found for ask in rule.asks])
+        if event.category is Category.DEVIATION and (found or self._policies):
+            return self._match_deviation(reading, matches, asks)
+        return Matched(matches, asks, (), reading.details) if found else None
+
+    def _match_deviation(self, reading: Reading, matches: tuple[Match, ...], asks: tuple[Ask, ...]) -> Matched | None:
+        """With what its policy makes of it. All that follows from one that is not proved is marked."""
+        skipped: tuple[str, ...] = ()
+        deviation = reading.details()
+        if isinstance(deviation, Deviation):
+            policy = self._policies.of(deviation)
+            asked = None if policy is None else policy.asked(reading, deviation)
+            if asked is not None:
+                matches, asks, skipped = (*matches, asked.match), (*asks, *asked.asks), asked.default_skipped
+            if deviation.unproven:
+                asks = tuple([msgspec.structs.replace(ask, unknown_scope=True) for ask in asks])
+        return Matched(matches, asks, skipped, reading.details) if matches else None
 
     def near_misses(self, event: Event, world: World, now: float) -> tuple[NearMiss, ...]:
         """For each enabled rule of the event's categories that does not match: the first criterion it fails on."""

@@ -123,10 +123,14 @@ class Deviation(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True,
     checksum: str | None = None
     connection: Connection | None = None
     #: The smallest addition that would allow it, in the form of a policy's or ruleset's spec: processPolicy and
-    #: networkPolicy, whose nodes that are there already stand as {"policyNode": {"id": ..., "children": [...]}}, or rules.
+    #: networkPolicy, whose nodes that are there already stand as {"policyNode": {"id": ..., "children": [...]}}, or rules,
+    #: with "without": the denies of a value that have to go for it.
     addition: dict[str, Any] = {}
     #: Of a ruleset: target -> the patterns that denied it; __DEFAULT_DENY__: none allows it.
     matched: dict[str, tuple[str, ...]] = {}
+    #: What is not known, so that it might be allowed after all; "": it is not, for sure. Nothing destructive is done
+    #: about one that might be (SEMANTICS section 0, principle 2).
+    unproven: str = ""
 
 
 Details = PlainDetails | SecurityDetails | CveReport | ComplianceReport | AdmissionReview | Deviation

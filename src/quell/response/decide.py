@@ -311,7 +311,7 @@ class _Deciding:
     def _unsafe(self, ask: Ask, key: str, *, joins: bool = False) -> Refusal | None:
         """What refuses this asker. The switch comes last but the rule's own bounds, to list what would have been done."""
         if ask.unknown_scope:
-            return Refusal(Reason.UNKNOWN_SCOPE, f"the event does not say enough to prove the scope of {ask.owner}")
+            return Refusal(Reason.UNKNOWN_SCOPE, f"the event does not say enough to prove that {ask.owner} is meant")
         refusal = too_old(ask, self.event, self.state.safety, self.now)
         if refusal is not None:
             return refusal
