@@ -1,4 +1,4 @@
-"""Garbled audit events and eve lines: an event or an EventError, nothing else, and what the journal keeps decodes alike."""
+"""Garbled audit events, eve lines and deviations: an event or an EventError, nothing else, and what the journal keeps decodes alike."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from quell.detectors.context import NOTHING, Context
 from quell.errors import EventError
 
 INPUTS = Path(__file__).resolve().parents[1] / "inputs"
+EVENT_LIST = json.loads((INPUTS / "kubernetes_audit/event_list.json").read_bytes())
+#: Documents of one event, or of none.
 DOCUMENTS = {
-    "k8s-audit": json.loads((INPUTS / "kubernetes_audit/event_list.json").read_bytes()),
+    "deviation": [
+        json.loads(line)
+        for file in sorted((INPUTS / "deviation").iterdir())
+        for line in (file.read_bytes().splitlines() if file.stem == "network_objects" else [file.read_bytes()])
+    ],
+    "k8s-audit": EVENT_LIST["items"],
     "suricata": [json.loads(line) for line in (INPUTS / "suricata/eve.json").read_bytes().splitlines()],
 }
 JUNK: st.SearchStrategy[Any] = st.recursive(
@@ -56,18 +63,17 @@ def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [way, *(place for key, each in inside for place in places(each, (*way, key)))]
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_whole_documents_are_taken(name: str) -> None:
-    lines = DOCUMENTS[name] if name == "suricata" else [DOCUMENTS[name]]
-    assert sum(taken(name, json.dumps(line).encode()) for line in lines) == (10 if name == "suricata" else 22)
+@pytest.mark.parametrize(("name", "count"), [("deviation", 12), ("k8s-audit", 22), ("suricata", 10)])
+def test_whole_documents_are_taken(name: str, count: int) -> None:
+    documents = [EVENT_LIST] if name == "k8s-audit" else DOCUMENTS[name]
+    assert sum(taken(name, json.dumps(each).encode()) for each in documents) == count
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 @settings(deadline=None)
 @given(data=st.data())
 def test_another_value_anywhere(name: str, data: st.DataObject) -> None:
-    source = DOCUMENTS[name]
-    line = data.draw(st.sampled_from(source if name == "suricata" else source["items"]))
+    line = data.draw(st.sampled_from(DOCUMENTS[name]))
     copy = json.loads(json.dumps(line))
     way = data.draw(st.sampled_from(places(line)))
     junk = data.draw(JUNK)
@@ -85,8 +91,7 @@ def test_another_value_anywhere(name: str, data: st.DataObject) -> None:
 @settings(deadline=None)
 @given(data=st.data())
 def test_cut_and_flipped_bytes(name: str, data: st.DataObject) -> None:
-    source = DOCUMENTS[name]
-    text = bytearray(json.dumps(data.draw(st.sampled_from(source if name == "suricata" else source["items"]))).encode())
+    text = bytearray(json.dumps(data.draw(st.sampled_from(DOCUMENTS[name]))).encode())
     place = data.draw(st.integers(0, len(text) - 1))
     if data.draw(st.booleans()):
         del text[place:]
@@ -96,9 +101,12 @@ def test_cut_and_flipped_bytes(name: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-@pytest.mark.parametrize("field", ["requestObject", "annotations", "alert", "metadata", "kubernetes", "log"])
+@pytest.mark.parametrize(
+    "field", ["requestObject", "annotations", "alert", "metadata", "kubernetes", "log", "deviation", "spec"]
+)
 def test_nested_too_deeply(name: str, field: str) -> None:
     for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
         deep = opening * 5000 + b"1" + closing * 5000
         taken(name, b'{"event_type":"alert","kind":"Event","auditID":"1","%s":%s}' % (field.encode(), deep))
         taken(name, b'{"%s":%s}' % (field.encode(), deep))
+        taken(name, b'{"kind":"GuardianDeviation","schema":"event_deviation","%s":%s}' % (field.encode(), deep))
