@@ -9,10 +9,9 @@ from ipaddress import ip_network
 from hypothesis import strategies as st
 
 from quell.catalogue.names import resolve
+from quell.catalogue.policy_table import SELECTORS, Target
 from quell.catalogue.table import CRITERIA, Form, allowed
 from quell.documents.group import KEYS, RESERVED
-from quell.documents.ruleset import Target
-from quell.documents.selectors import FIELDS
 from quell.model.action import (
     Action,
     KillPod,
@@ -191,7 +190,7 @@ syslogs = st.one_of(
 
 @st.composite
 def selectors(draw: st.DrawFn, kind: SelectorKind) -> Selector:
-    keys = st.sampled_from(FIELDS[kind]) if FIELDS[kind] else values
+    keys = st.sampled_from(SELECTORS[kind].fields) if SELECTORS[kind].fields else values
     several = st.lists(values, min_size=1, max_size=2).map(tuple)
     requirement = st.one_of(
         st.builds(Requirement, key=keys, operator=st.sampled_from([Operator.IN, Operator.NOT_IN]), values=several),

@@ -13,7 +13,7 @@ from guide import ROOT, Block, Quell, blocks, pattern
 from quell.documents.load import load_text
 from quell.errors import DocumentError
 
-GENERATED = {"cli.md", "metrics.md", "reference.md", "response-rules-matrix.md", "settings.md"}
+GENERATED = {"cli.md", "metrics.md", "policies-matrix.md", "reference.md", "response-rules-matrix.md", "settings.md"}
 PAGES = [ROOT / "README.md", *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name not in GENERATED)]
 IDS = [page.name for page in PAGES]
 

@@ -11,10 +11,12 @@ import msgspec
 
 from quell.api import metrics
 from quell.catalogue.names import NAMES
+from quell.catalogue.policy_table import ACTION_SELECTORS
 from quell.catalogue.table import ACTIONS, ALLOWED, CRITERIA, WRITTEN, CriterionSpec
 from quell.cli.exits import MEANINGS
 from quell.detectors.produces import producers
 from quell.documents.options import Parameter, parameters_of, rule_options
+from quell.documents.policy_options import policy_options
 from quell.model.event import Category
 from quell.settings import SETTINGS, Settings
 
@@ -30,6 +32,14 @@ _HOSTS = (
 _MATRIX = (
     "From the one table that the validator, `GET /v1/rules/options`, `quell rules options` and completion read too. The"
     " names of events are in the [reference](reference.md#names); how rules live, in [response rules](response-rules.md)."
+)
+_POLICIES = (
+    "From the one table that the validator, `GET /v1/policies/options` and `quell policies options` read too. What policies"
+    " are for is in [Policies](policies.md)."
+)
+_UNUSUAL = (
+    "An action with a warning is taken and done; the reference system does not list it for the type. An entry of `default`"
+    " has no selector, an entry of `actions` at least one."
 )
 _SETTINGS = (
     "A TOML file named by `--config` or `QUELL_CONFIG`, one table a group; a variable of the environment wins over it."
@@ -59,6 +69,7 @@ def pages() -> Mapping[str, str]:
         "cli.md": commands(),
         "event-names.md": names(),
         "metrics.md": metrics.page(),
+        "policies-matrix.md": policies(),
         "reference.md": tables(),
         "response-rules-matrix.md": matrix(),
         "settings.md": settings(),
@@ -199,6 +210,81 @@ def matrix() -> str:
                     f"`{spec.example}`",
                 )
                 for spec in ACTIONS.values()
+            ),
+        ),
+    ]
+    return "\n".join(sections)
+
+
+def policies() -> str:
+    """What a policy of each type takes, and a ruleset."""
+    told = policy_options()
+    acting = [option for option in told.types if option.actions]
+    sections = [
+        f"{_NOTICE}\n# Policies: what goes with what\n",
+        f"{_POLICIES}\n",
+        "## Types\n",
+        _table(
+            ("type", "says", "scope", "others taken", "fields"),
+            (
+                (
+                    f"`{option.type}`",
+                    option.description,
+                    f"`{option.required}`" if option.required else "at least one",
+                    _words(option.optional) or "none",
+                    ", ".join(f"`{one.name}`" for one in option.lists),
+                )
+                for option in told.types
+            ),
+        ),
+        _table(
+            ("field", "form", "says"),
+            (
+                (f"`{one.name}`", ", ".join(one.values) or one.form, one.description)
+                for one in {one.name: one for option in told.types for one in option.lists}.values()
+            ),
+        ),
+        "## Selectors\n\nEverything in a selector must hold, and all selectors of a scope or an entry.\n",
+        _table(
+            ("selector", "looks at", "parts", "fields", "example"),
+            (
+                (
+                    f"`{selector.kind}`",
+                    selector.description,
+                    ", ".join(f"`{part}`" for part in selector.parts),
+                    ", ".join(f"`{field}`" for field in selector.fields) or "any label",
+                    f"`{selector.example}`",
+                )
+                for selector in told.selectors
+            ),
+        ),
+        _table(
+            ("operator", "values", "holds when"),
+            (
+                (f"`{operator.name}`", "one or more" if operator.values else "none", operator.description)
+                for operator in told.operators
+            ),
+        ),
+        f"## Actions by type\n\n{_UNUSUAL} Its selectors: {_words(ACTION_SELECTORS)}.\n",
+        _table(
+            ("action", *(f"`{option.type}`" for option in acting), "but not with", "parameters"),
+            (
+                (
+                    f"`{first.word}`",
+                    *("yes" if option.actions[position].usual else "warning" for option in acting),
+                    _words({selector.value for selector in ACTION_SELECTORS} - {*first.selectors}),
+                    "; ".join(_parameter(parameter) for parameter in first.parameters) or "none",
+                )
+                for position, first in enumerate(acting[0].actions)
+            ),
+        ),
+        "## Rulesets\n",
+        f"Types: {_words(told.ruleset_types)}. Verbs: {_words(told.verbs)}.\n",
+        _table(
+            ("target", "selectors"),
+            (
+                (f"`{target.target}`", ", ".join(f"`{selector}`" for selector in target.selectors))
+                for target in told.targets
             ),
         ),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from quell.catalogue.policy_table import ACTION_SELECTORS, POLICY_TYPES, PolicyTypeSpec, selectors_of
 from quell.documents.actions import read_action
 from quell.documents.document import Document
 from quell.documents.network_policy import Network, read_network
@@ -12,37 +13,6 @@ from quell.documents.reader import Fields, Value, listed
 from quell.documents.selectors import read_selectors
 from quell.model.policy import Direction, Expected, Policy, PolicyType, ResponseEntry, SelectorKind
 from quell.model.rule import Mode
-
-_S = SelectorKind
-_WORKLOAD_SCOPE = (_S.CLUSTER, _S.MACHINE, _S.NAMESPACE, _S.POD)
-#: Type -> the selector that its scope must have, and those that it may have.
-_SCOPES: dict[PolicyType, tuple[SelectorKind | None, tuple[SelectorKind, ...]]] = {
-    PolicyType.CONTAINER: (_S.CONTAINER, _WORKLOAD_SCOPE),
-    PolicyType.LINUX_SERVICE: (_S.SERVICE, (_S.CLUSTER, _S.MACHINE)),
-    PolicyType.CLUSTER: (_S.CLUSTER, ()),
-    PolicyType.TRACE: (None, (_S.TRACE, _S.USER, *_WORKLOAD_SCOPE, _S.CONTAINER, _S.SERVICE)),
-}
-#: What a workload policy lists as expected, and what it takes back at once.
-_LISTS = ("processPolicy", "networkPolicy")
-_SWITCHES = ("disableProcesses", "disableConnections", "disablePrivateConnections", "disablePublicConnections")
-
-_FLAGS = ("makeRedFlag", "makeOpsFlag")
-_PROCESS_ACTIONS = (
-    "agentKillProcess",
-    "agentKillProcessGroup",
-    "agentKillProcessTree",
-    "agentReniceProcess",
-    "quarantine",
-    "webhook",
-    "suppress-log",
-)
-#: The actions that are usual for a type; others are taken with a warning.
-_USUAL: dict[PolicyType, tuple[str, ...]] = {
-    PolicyType.CONTAINER: (*_FLAGS, "agentKillPod", *_PROCESS_ACTIONS),
-    PolicyType.LINUX_SERVICE: (*_FLAGS, *_PROCESS_ACTIONS),
-    PolicyType.CLUSTER: (*_FLAGS, "agentKillPod"),
-}
-_ACTION_SELECTORS = (_S.CLUSTER, _S.MACHINE, _S.NAMESPACE, _S.POD, _S.CONTAINER, _S.SERVICE, _S.PROCESS)
 
 _MODE_HINT = 'add "mode: audit" to spec (says what it would do), or "mode: enforce" (does it)'
 _RESPONSE_HINT = "a trace policy hides traces and does nothing else"
@@ -66,11 +36,11 @@ def read(document: Document) -> Policy | None:
     name = document.name()
     if type_ is None:
         return None
-    must, may = _SCOPES[type_]
-    fields = _fields(document, type_)
-    scope = read_selectors(fields, (must, *may) if must else may)
-    if must is None and not any(kind in fields for kind in may):
-        document.spec.problem("a trace policy needs at least one selector", expected=listed(may), got="none")
+    spec = POLICY_TYPES[type_]
+    fields = _fields(document, spec)
+    scope = read_selectors(fields, (spec.must, *spec.may) if spec.must else spec.may)
+    if spec.must is None and not any(kind in fields for kind in spec.may):
+        document.spec.problem("a trace policy needs at least one selector", expected=listed(spec.may), got="none")
     default, actions = _response(fields["response"], type_, document) if "response" in fields else ((), ())
     policy = Policy(
         name=name,
@@ -90,22 +60,22 @@ def read(document: Document) -> Policy | None:
     return policy
 
 
-def _fields(document: Document, type_: PolicyType) -> Fields:
-    must, may = _SCOPES[type_]
-    required: tuple[str, ...] = ("mode", must) if must else ("mode",)
-    optional: tuple[str, ...] = ("enabled", *may)
-    if type_ is PolicyType.TRACE:
-        optional = (*optional, "allowedFlags")
-        return document.spec.fields(required, optional, {"mode": _MODE_HINT, "response": _RESPONSE_HINT})
-    required = (*required, "response")
-    if type_ is PolicyType.CLUSTER:
-        required = (*required, "rulesets")
-    elif document.foreign:
-        required, optional = (*required, *_LISTS), (*optional, *_SWITCHES)
-    else:
-        optional = (*optional, *_LISTS, *_SWITCHES)
-    others = {kind.value: f"a {type_} policy has no such scope" for kind in SelectorKind if kind not in (must, *may)}
+def _fields(document: Document, spec: PolicyTypeSpec) -> Fields:
+    lists = tuple(one.name for one in spec.lists)
+    required: tuple[str, ...] = ("mode", spec.must) if spec.must else ("mode",)
+    optional: tuple[str, ...] = ("enabled", *spec.may)
+    if spec.type is PolicyType.TRACE:
+        return document.spec.fields(required, (*optional, *lists), {"mode": _MODE_HINT, "response": _RESPONSE_HINT})
+    required = (*required, "response", *(name for name in lists if _is_required(name, foreign=document.foreign)))
+    optional = (*optional, *(name for name in lists if name not in required))
+    scope = (spec.must, *spec.may)
+    others = {kind.value: f"a {spec.type} policy has no such scope" for kind in SelectorKind if kind not in scope}
     return document.spec.fields(required, optional, {"mode": _MODE_HINT, **others})
+
+
+def _is_required(name: str, *, foreign: bool) -> bool:
+    """Of what is expected. Other systems always write both lists of a workload."""
+    return name == "rulesets" or (foreign and name in ("processPolicy", "networkPolicy"))
 
 
 def _response(
@@ -135,13 +105,14 @@ def _is_no_action(item: Value) -> bool:
 
 
 def _entry(item: Value, type_: PolicyType, document: Document, *, specific: bool) -> ResponseEntry | None:
-    written = read_action(item, foreign=document.foreign, others=("enabled", *_ACTION_SELECTORS))
+    written = read_action(item, foreign=document.foreign, others=("enabled", *ACTION_SELECTORS))
     if written is None:
         return None
-    selectors = read_selectors(written.others, _ACTION_SELECTORS)
+    selectors = read_selectors(written.others, ACTION_SELECTORS)
     _check_selectors(item, written.word, written.others, specific=specific)
-    if written.word not in _USUAL[type_]:
-        item.warn(f"{written.word} is unusual for a {type_} policy", expected=listed(_USUAL[type_]), got=written.word)
+    usual = POLICY_TYPES[type_].usual
+    if written.word not in usual:
+        item.warn(f"{written.word} is unusual for a {type_} policy", expected=listed(usual), got=written.word)
     if written.action is None:
         return None
     return ResponseEntry(
@@ -150,8 +121,8 @@ def _entry(item: Value, type_: PolicyType, document: Document, *, specific: bool
 
 
 def _check_selectors(item: Value, word: str, fields: Fields, *, specific: bool) -> None:
-    given = [kind for kind in _ACTION_SELECTORS if kind in fields]
-    takes = [kind for kind in _ACTION_SELECTORS if word != "agentKillPod" or kind is not _S.SERVICE]
+    given = [kind for kind in ACTION_SELECTORS if kind in fields]
+    takes = selectors_of(word)
     if specific and not given:
         item.problem(
             f"{word} in actions needs a selector: add one, or move the entry to default",

@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from quell.catalogue.policy_table import SELECTORS
 from quell.documents.reader import Fields, Value, listed
 from quell.model.policy import Operator, Requirement, Selector, SelectorKind
 
-#: The fields of each kind; none: it selects by labels.
-FIELDS: dict[SelectorKind, tuple[str, ...]] = {
-    SelectorKind.CLUSTER: ("name", "uid"),
-    SelectorKind.MACHINE: ("hostname", "sourceName", "uid"),
-    SelectorKind.NAMESPACE: (),
-    SelectorKind.POD: (),
-    SelectorKind.CONTAINER: ("image", "imageID", "containerName", "containerID"),
-    SelectorKind.SERVICE: ("cgroup", "name"),
-    SelectorKind.PROCESS: ("name", "exe", "euser"),
-    SelectorKind.TRACE: ("triggerClass", "triggerAncestors"),
-    SelectorKind.USER: ("user",),
-}
-#: The two parts of a selector, by whether it has fields.
-NAMES = {True: ("matchFields", "matchFieldsExpressions"), False: ("matchLabels", "matchExpressions")}
 #: Fields that once stood directly in the selector, and what they are called now.
 _DIRECT: dict[SelectorKind, dict[str, str]] = {
     SelectorKind.MACHINE: {"hostname": "hostname", "machineUID": "uid"},
-    SelectorKind.CONTAINER: {field: field for field in FIELDS[SelectorKind.CONTAINER]},
+    SelectorKind.CONTAINER: {field: field for field in SELECTORS[SelectorKind.CONTAINER].fields},
     SelectorKind.SERVICE: {"cgroup": "cgroup"},
-    SelectorKind.PROCESS: {field: field for field in FIELDS[SelectorKind.PROCESS]},
-    SelectorKind.TRACE: {field: field for field in FIELDS[SelectorKind.TRACE]},
+    SelectorKind.PROCESS: {field: field for field in SELECTORS[SelectorKind.PROCESS].fields},
+    SelectorKind.TRACE: {field: field for field in SELECTORS[SelectorKind.TRACE].fields},
     SelectorKind.USER: {"users": "user", "interactiveUsers": "user", "nonInteractiveUsers": "user"},
 }
 #: What such a field said beside, which is not compared any more.
@@ -43,8 +30,7 @@ def read_selectors(fields: Fields, kinds: Collection[SelectorKind]) -> tuple[Sel
 
 
 def _read(kind: SelectorKind, value: Value) -> Selector | None:
-    words = FIELDS[kind]
-    simple, expressions = NAMES[bool(words)]
+    words, (simple, expressions) = SELECTORS[kind].fields, SELECTORS[kind].parts
     direct = _DIRECT.get(kind, {})
     fields = value.fields((), (simple, expressions, *direct))
     if value.is_mapping and value.is_empty:
@@ -72,8 +58,7 @@ def _simple(value: Value, words: tuple[str, ...]) -> list[Requirement]:
         if words and key not in words:
             field.name_of_field.unknown("field", key, words)
         elif field.is_list:
-            simple, expressions = NAMES[bool(words)]
-            field.wrong(f"one text ({simple} has no lists; several: {expressions} with In)")
+            field.wrong("one text (several are an expression: {key: ..., operator: In, values: [...]})")
         else:
             text = field.text(empty=not words)
             requirements.append(Requirement(key=key, operator=Operator.IN, values=(text,)))
