@@ -20,10 +20,6 @@ Case = Mapping[str, Any]
 Judge = Callable[[Case], list[str]]
 
 
-class Skipped(Exception):
-    """The case is about a capability that is not there yet."""
-
-
 class Unreadable(Exception):
     """The case uses a word that the runner does not know."""
 

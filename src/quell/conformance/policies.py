@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from quell.conformance.case import NODE, NOW, Case, Fields, Skipped, Unreadable, differs, read
+from quell.conformance import traces
+from quell.conformance.case import NODE, NOW, Case, Fields, Unreadable, differs, read
 from quell.documents.load import Documents
 from quell.errors import DocumentError
 from quell.evaluate import evaluate
@@ -25,14 +26,6 @@ from quell.model.rule import Mode
 from quell.model.subject import Ancestor, Container, Pod, Process, ProcessTarget, Subject
 from quell.response.state import AgentFacts, State
 
-#: Expectations of traces and suppression.
-_LATER = {
-    "suppressed": "the suppression of traces",
-    "score": "the score of traces",
-    "score_cap": "the score of traces",
-    "triggers_trace": "traces",
-    "priority": "the score of traces",
-}
 #: Above the process of every case: it is the first one of its container or service.
 _OUTSIDE = Ancestor(name="outside")
 
@@ -41,10 +34,9 @@ def judge(case: Case) -> list[str]:
     unknown = set(case) - {"id", "note", "policy", "rulesets", "event", "expect"}
     if unknown:
         raise Unreadable(f"unknown in the case: {', '.join(sorted(unknown))}")
+    if traces.is_trace_case(case):
+        return traces.judge(case, _subject)
     expect = Fields(case["expect"], "expect")
-    for key, capability in _LATER.items():
-        if key in case["expect"]:
-            raise Skipped(capability)
     valid = expect.take("valid", default=True)
     try:
         documents = read([case["policy"], *case.get("rulesets", ())])

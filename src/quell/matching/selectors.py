@@ -46,6 +46,15 @@ def compile_selector(selector: Selector) -> Check:
     return check
 
 
+def compile_trigger(selector: Selector) -> Callable[[Mapping[str, str | None]], Truth]:
+    """A traceSelector, which is asked about the trigger of a trace: its triggerClass and triggerAncestors.
+
+    ValueError: a pattern that cannot be read.
+    """
+    requirements = tuple(_compiled(requirement) for requirement in selector.requirements)
+    return lambda trigger: every(holds(Part(trigger, Missing.FIELD)) for holds in requirements)
+
+
 def every(truths: Iterable[Truth]) -> Truth:
     """False if one is, else None if one is, else True."""
     found = list(truths)
@@ -126,7 +135,9 @@ def _process(subject: Subject) -> Part | None:
 
 
 def _user(subject: Subject) -> Part | None:
-    return _fields(user=subject.user)
+    """Of an event about a user, or of the process; only trace policies ask."""
+    process = subject.process
+    return _fields(user=subject.user or (process.user if process is not None else None))
 
 
 _PARTS: Mapping[SelectorKind, Callable[[Subject], Part | None]] = {

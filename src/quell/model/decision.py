@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 
 from msgspec import Struct
@@ -287,3 +288,37 @@ class Flag(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     webhooks: tuple[str, ...] = ()
     #: Its event is suppressed: no webhook tells of it, subscribers' neither (SEMANTICS section 3, suppress-log).
     silent: bool = False
+
+    @property
+    def class_path(self) -> str:
+        """What kind of flag it is, as triggerClass and allowedFlags of trace policies name it. docs/flags.md has the form.
+
+        Such as redflag/proc/host_suspicious_process/high_severity/nc. Only the last part is up to whom the flag is about.
+        """
+        what, name = _about(self.subject)
+        word = _NO_WORD.sub("_", self.name.casefold()).strip("_") or "unnamed"
+        parts = [f"{self.flag_class}flag", what, word, f"{self.severity}_severity"]
+        return "/".join([*parts, path_part(name)] if name else parts)
+
+
+#: Between the words of a flag's name.
+_NO_WORD = re.compile(r"[\W_]+")
+
+
+def path_part(name: str) -> str:
+    """A process's name as a part of a path, where a slash of its own would look like two parts."""
+    return name.replace("/", "_")
+
+
+def _about(subject: Subject) -> tuple[str, str]:
+    """Whom a flag is about, as a word, and the name that its class ends with; "": there is none."""
+    process, pod = subject.process, subject.pod
+    if process is not None:
+        return "proc", process.name or (process.exe or "").rpartition("/")[2]
+    if subject.container is not None:
+        return "cont", subject.container.name or subject.image or ""
+    if pod is not None:
+        return "pod", pod.name or ""
+    if subject.image is not None:
+        return "image", subject.image
+    return ("mach", subject.node) if subject.node else ("cluster", subject.cluster or "")
