@@ -107,11 +107,10 @@ def mutated(draw: st.DrawFn) -> str:
         parent = rule["spec"]
         for key in path[:-1]:
             parent = parent[key]
-        change: Callable[[Any, Any], None] = draw(st.sampled_from([_drop, _double, _swap_case, _wrap, _rename]))
         if draw(st.booleans()):
             parent[path[-1]] = draw(FITTING | STRAY)
         else:
-            change(parent, path[-1])
+            draw(change_of)(parent, path[-1])
     text = yaml.safe_dump(rule, allow_unicode=True, sort_keys=False)
     if draw(st.integers(0, 3)) == 0:
         text = draw(torn(text))
@@ -141,6 +140,10 @@ def _wrap(parent: Any, key: Any) -> None:
 def _rename(parent: Any, key: Any) -> None:
     if isinstance(parent, dict):
         parent[str(key)[:-1]] = parent.pop(key)
+
+
+#: A slip of another kind than one value in the place of another.
+change_of: st.SearchStrategy[Callable[[Any, Any], None]] = st.sampled_from([_drop, _double, _swap_case, _wrap, _rename])
 
 
 @st.composite

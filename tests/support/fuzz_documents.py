@@ -1,6 +1,7 @@
-"""A target for atheris: python fuzz_documents.py text|rule [libFuzzer's options] CORPUS.
+"""A target for atheris: python fuzz_documents.py text|rule|policy|ruleset [libFuzzer's options] CORPUS.
 
-text: any bytes as a file. rule: the bytes in the place of a rule's criteria, so that more of them get past YAML.
+text: any bytes as a file. The others: the bytes in the place of a rule's criteria, of what a policy expects and answers, of
+a ruleset's rules, so that more of them get past YAML.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ with atheris.instrument_imports(include=["quell.documents", "quell.catalogue.for
 
 from quell.errors import DocumentError
 
-HEAD = b"apiVersion: quell.dev/v1\nkind: ResponseRule\nmetadata: {name: r}\nspec:\n  event: "
+HEADS = {
+    "text": b"",
+    "rule": b"apiVersion: quell.dev/v1\nkind: ResponseRule\nmetadata: {name: r}\nspec:\n  event: ",
+    "policy": b"apiVersion: spyderbat/v1\nkind: SpyderbatPolicy\nmetadata: {name: p, type: container}\nspec:\n  mode: audit\n"
+    b'  containerSelector: {matchFields: {image: "*"}}\n',
+    "ruleset": b"apiVersion: spyderbat/v1\nkind: SpyderbatRuleset\nmetadata: {name: r, type: cluster}\nspec:\n  rules:\n",
+}
 
 
-def text(data: bytes) -> None:
+def load(data: bytes) -> None:
     try:
         alone(load_text(data))
     except DocumentError as error:
@@ -26,11 +33,7 @@ def text(data: bytes) -> None:
             raise AssertionError("an error that names no problem") from error
 
 
-def rule(data: bytes) -> None:
-    text(HEAD + data)
-
-
 if __name__ == "__main__":
-    target = {"text": text, "rule": rule}[sys.argv.pop(1)]
-    atheris.Setup(sys.argv, target)
+    head = HEADS[sys.argv.pop(1)]
+    atheris.Setup(sys.argv, lambda data: load(head + data))
     atheris.Fuzz()
