@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from quell.clock import Clock
@@ -32,6 +33,7 @@ from quell.controller.rulebook import (
 from quell.documents import hidden
 from quell.documents.diff import unified
 from quell.documents.load import Documents, Thing
+from quell.documents.older import read_stored
 from quell.documents.write import to_document
 from quell.errors import DocumentError, QueueFull, StoreError
 from quell.matching.index import Index
@@ -46,6 +48,7 @@ from quell.storage.store import Store
 _REVISION = "documents.revision"
 _HAD_DEFAULTS = "rules.defaults"
 _NOWHERE = Source()
+_log = structlog.get_logger(__name__)
 _AUDIT_VERBS = {
     Verb.CREATED: "create",
     Verb.CONFIGURED: "change",
@@ -346,7 +349,7 @@ def _stored(key: Key, kept: Kept) -> stored.Document:
 def _kept(document: stored.Document) -> Kept:
     return _placeless(
         Kept(
-            thing=msgspec.json.decode(document.body, type=KINDS[document.kind]),
+            thing=_read(document),
             revision=document.revision,
             source=document.source,
             created=document.created,
@@ -355,3 +358,15 @@ def _kept(document: stored.Document) -> Kept:
             position=document.position,
         )
     )
+
+
+def _read(document: stored.Document) -> Thing:
+    if document.kind == "Policy":
+        try:
+            return read_stored(document.body)
+        except DocumentError as error:
+            _log.warning(
+                "apply this policy again: what it expects cannot be read", policy=document.name, why=str(error)
+            )
+    thing: Thing = msgspec.json.decode(document.body, type=KINDS[document.kind])
+    return thing
