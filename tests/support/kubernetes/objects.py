@@ -53,6 +53,16 @@ def service(name: str, namespace: str, selector: dict[str, str] | None, *address
     }
 
 
+def disruption_budget(name: str, namespace: str, labels: dict[str, str], wanted: int, **spec: Any) -> Object:
+    """Not counted yet."""
+    zero = dict.fromkeys(("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"), 0)
+    return {
+        "metadata": {"name": name, "namespace": namespace, "generation": 1},
+        "spec": {"minAvailable": wanted, "selector": {"matchLabels": labels}, **spec},
+        "status": zero,
+    }
+
+
 def container_id(seed: str) -> str:
     return hashlib.sha256(seed.encode()).hexdigest()
 

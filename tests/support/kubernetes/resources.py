@@ -16,7 +16,9 @@ class Resource(Struct, frozen=True):
     version: str = "v1"
     #: What a bookmark has beside its metadata: the zero values of the API's own types.
     empty: dict[str, Any] = {}
-    verbs: tuple[str, ...] = ("get", "list", "watch")
+    verbs: tuple[str, ...] = ("create", "get", "list", "watch")
+    #: Its specification is numbered: metadata.generation.
+    generations: bool = False
 
     @property
     def api_version(self) -> str:
@@ -47,9 +49,28 @@ RESOURCES = (
         namespaced=False,
         empty={"spec": {}, "status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 0}}, "nodeInfo": _NODE_INFO}},
     ),
-    Resource("pods", "Pod", namespaced=True, empty={"spec": {"containers": None}, "status": {}}),
+    Resource(
+        "pods",
+        "Pod",
+        namespaced=True,
+        empty={"spec": {"containers": None}, "status": {}},
+        verbs=("create", "delete", "get", "list", "patch", "watch"),
+    ),
     Resource("services", "Service", namespaced=True, empty={"spec": {}, "status": {"loadBalancer": {}}}),
-    Resource("poddisruptionbudgets", "PodDisruptionBudget", namespaced=True, group="policy", empty={"spec": {}}),
+    Resource(
+        "poddisruptionbudgets",
+        "PodDisruptionBudget",
+        namespaced=True,
+        group="policy",
+        empty={"spec": {}},
+        generations=True,
+    ),
+    Resource("deployments", "Deployment", namespaced=True, group="apps", generations=True),
+    Resource("statefulsets", "StatefulSet", namespaced=True, group="apps", generations=True),
 )
+#: What stands under a pod's path in the API, and is a right of its own.
+EVICTION = "eviction"
+#: Answered, never stored.
+ACCESS_REVIEW = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 BY_NAME = {resource.name: resource for resource in RESOURCES}

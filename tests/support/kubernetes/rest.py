@@ -1,4 +1,5 @@
-"""The stand-in's answers: a request in, an answer or a stream out; the HTTP around it is in server.py.
+"""The stand-in's answers: a request in, an answer or a stream out; the HTTP around it is in server.py, and what changes
+the cluster in writing.py.
 
 It answers as kube-apiserver does, and where that would let a client's mistake pass (an unknown query parameter, a
 method it has no use for) it refuses.
@@ -15,9 +16,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from msgspec import Struct
-from tests.support.kubernetes import statuses
+from tests.support.kubernetes import statuses, writing
 from tests.support.kubernetes.cluster import Cluster, Event, Object, User, key_of, typed
-from tests.support.kubernetes.resources import RESOURCES, Resource
+from tests.support.kubernetes.resources import ACCESS_REVIEW, EVICTION, RESOURCES, Resource
 from tests.support.kubernetes.selectors import Test, selection
 from tests.support.kubernetes.statuses import Failure
 
@@ -25,6 +26,8 @@ _LIST = frozenset({"limit", "continue", "resourceVersion", "labelSelector", "fie
 _WATCH = frozenset(
     {"watch", "resourceVersion", "allowWatchBookmarks", "timeoutSeconds", "labelSelector", "fieldSelector"}
 )
+_JSON = "application/json"
+_PATCHES = ("application/merge-patch+json", "application/strategic-merge-patch+json")
 #: Seconds a watch lasts that names no end.
 _WATCH_SECONDS = 1800.0
 VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.2", "platform": "linux/amd64"}
@@ -37,6 +40,7 @@ class Request(Struct, frozen=True):
     target: str
     headers: dict[str, str]
     user: User | None = None
+    body: bytes = b""
 
 
 class Answer(Struct, frozen=True):
@@ -52,6 +56,16 @@ class Asked(Struct, frozen=True):
     resource: Resource
     namespace: str = ""
     name: str = ""
+    subresource: str = ""
+
+
+class Permission(Struct, frozen=True, order=True):
+    """What somebody asked for and needed a right for."""
+
+    verb: str
+    group: str
+    resource: str
+    namespace: str
 
 
 class Rest:
@@ -62,6 +76,8 @@ class Rest:
         self.bookmark_seconds = bookmark_seconds
         #: A watch from an expired version is answered 410 at once, in place of an ERROR event.
         self.expired_at_once = False
+        #: What was asked for, allowed or not.
+        self.needed: set[Permission] = set()
 
     def answer(self, request: Request) -> Answer:
         try:
@@ -74,24 +90,51 @@ class Rest:
         accepted = request.headers.get("accept", "*/*")
         if not any(form in accepted for form in ("*/*", "application/*", "application/json")):
             raise statuses.not_acceptable()
+        self.cluster.go_on()
         parts = urlsplit(request.target)
         if request.method == "GET" and (found := _discovery(parts.path)) is not None:
             return Answer(200, found)
+        if (request.method, parts.path) == ("POST", ACCESS_REVIEW):
+            return Answer(201, writing.review(user, writing.read(request.body, _type(request), _JSON)))
         asked = asked_for(parts.path)
-        if request.method != "GET":
-            raise statuses.method_not_allowed()
         parameters = _parameters(parts.query)
-        watching = parameters.get("watch", "0") in ("1", "true")
-        verb = "get" if asked.name else "watch" if watching else "list"
-        if not user.may(verb, asked.resource.name, asked.namespace):
-            raise statuses.forbidden(user, verb, asked.resource, asked.namespace, asked.name)
-        if asked.name:
+        verb = _verb(request.method, asked, parameters)
+        self._allow(user, verb, asked)
+        if verb in ("get", "list", "watch"):
+            return self._read(verb, asked, parameters)
+        return self._write(verb, asked, parameters, request)
+
+    def _allow(self, user: User, verb: str, asked: Asked) -> None:
+        resource = asked.resource
+        name = "/".join(filter(None, (resource.name, asked.subresource)))
+        self.needed.add(Permission(verb, resource.group, name, asked.namespace))
+        if not user.may(verb, name, asked.namespace):
+            raise statuses.forbidden(user, verb, resource, asked.namespace, asked.name, subresource=asked.subresource)
+
+    def _read(self, verb: str, asked: Asked, parameters: dict[str, str]) -> Answer:
+        if verb == "get":
             return self._get(asked, parameters)
-        _only(parameters, _WATCH if watching else _LIST)
+        _only(parameters, _WATCH if verb == "watch" else _LIST)
         chosen = selection(
             asked.resource.name, parameters.get("labelSelector", ""), parameters.get("fieldSelector", "")
         )
-        return (self._watch if watching else self._list)(asked, parameters, chosen)
+        return (self._watch if verb == "watch" else self._list)(asked, parameters, chosen)
+
+    def _write(self, verb: str, asked: Asked, parameters: dict[str, str], request: Request) -> Answer:
+        cluster, namespace, name = self.cluster, asked.namespace, asked.name
+        if verb == "delete":
+            _only(parameters, frozenset({"dryRun", "gracePeriodSeconds"}))
+            options = writing.delete_options(request.body, _type(request), parameters)
+            return Answer(200, writing.delete(cluster, namespace, name, options))
+        if verb == "patch":
+            _only(parameters, frozenset())
+            changes = writing.read(request.body, _type(request), *_PATCHES)
+            return Answer(200, writing.patch(cluster, asked.resource, namespace, name, changes))
+        _only(parameters, frozenset({"dryRun"} if asked.subresource else ()))
+        given = writing.read(request.body, _type(request), _JSON)
+        if asked.subresource:
+            return Answer(201, writing.evict(cluster, namespace, name, given, parameters))
+        return Answer(201, writing.create(cluster, asked.resource, namespace, given))
 
     def _user(self, request: Request) -> User:
         header = request.headers.get("authorization", "")
@@ -105,9 +148,7 @@ class Rest:
 
     def _get(self, asked: Asked, parameters: dict[str, str]) -> Answer:
         _only(parameters, frozenset())
-        thing = self.cluster.objects[asked.resource.name].get((asked.namespace, asked.name))
-        if thing is None:
-            raise statuses.not_found(asked.resource, asked.name)
+        thing = writing.existing(self.cluster, asked.resource, asked.namespace, asked.name)
         return Answer(200, typed(asked.resource, thing))
 
     def _list(self, asked: Asked, parameters: dict[str, str], chosen: Test) -> Answer:
@@ -170,6 +211,7 @@ class Rest:
                 yield {"type": "ADDED", "object": typed(resource, thing)}
         marked = time.monotonic()
         while True:
+            cluster.go_on()
             with cluster.changed:
                 fresh = [event for event in cluster.events if event.version > version]
                 if not fresh and time.monotonic() < end:
@@ -211,11 +253,30 @@ def asked_for(path: str) -> Asked:
         namespace = ""
         if resource.namespaced and words[0] == "namespaces" and len(words) > 2:
             namespace, words = words[1], words[2:]
+        subresource = words.pop() if len(words) == 3 and (resource.name, words[2]) == ("pods", EVICTION) else ""
         if words[0] == resource.name and len(words) <= 2 and all(words):
             name = words[1] if len(words) == 2 else ""
             if not name or bool(namespace) is resource.namespaced:
-                return Asked(resource, namespace, name)
+                return Asked(resource, namespace, name, subresource)
     raise statuses.no_such_resource()
+
+
+def _verb(method: str, asked: Asked, parameters: dict[str, str]) -> str:
+    """What the right is called that a request needs. Failure: no such request is answered here."""
+    verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}.get(method, "")
+    if method == "GET" and not asked.subresource:
+        watching = parameters.get("watch", "0") in ("1", "true")
+        return "get" if asked.name else "watch" if watching else "list"
+    is_of_one = bool(asked.name)
+    if verb not in asked.resource.verbs or is_of_one is (verb == "create" and not asked.subresource):
+        raise statuses.method_not_allowed()
+    if asked.subresource and verb != "create":
+        raise statuses.method_not_allowed()
+    return verb
+
+
+def _type(request: Request) -> str:
+    return request.headers.get("content-type", "")
 
 
 def _parameters(query: str) -> dict[str, str]:

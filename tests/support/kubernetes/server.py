@@ -27,6 +27,8 @@ class Call(Struct, frozen=True):
     authorization: str
     #: On the monotonic clock.
     at: float
+    method: str = "GET"
+    body: bytes = b""
 
 
 class StandIn:
@@ -155,13 +157,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         standin = self.server.standin
         length = int(self.headers.get("Content-Length") or 0)
-        self.rfile.read(length)
+        body = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
-        standin.came(Call(self.path, headers.get("authorization", ""), time.monotonic()))
+        standin.came(Call(self.path, headers.get("authorization", ""), time.monotonic(), self.command, body))
         if standin.failing:
             failure = standin.failing.pop(0)
             return self._send(Answer(failure.code, failure.body))
-        return self._send(standin.rest.answer(Request(self.command, self.path, headers, self._certified())))
+        return self._send(standin.rest.answer(Request(self.command, self.path, headers, self._certified(), body)))
 
     # The library finds a method by the verb.
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815
