@@ -16,6 +16,8 @@ POINTS = (
     "outbox.after-send",
     "outcome.before-commit",
     "outcome.after-commit",
+    "kubernetes.before-send",
+    "kubernetes.after-send",
     "webhook.before-send",
     "webhook.after-send",
     "documents.before-commit",

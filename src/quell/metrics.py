@@ -65,14 +65,14 @@ _ACTIONS = _counter(
 _FLAGS = _counter("quell_flags", "Flags raised.", "class", "severity")
 _COMMANDS = _counter(
     "quell_commands",
-    "Commands to agents that have come to their end, by outcome and reason.",
+    "Commands to agents and to clusters' APIs that have come to their end, by outcome and reason.",
     "action",
     "status",
     "reason",
 )
 _COMMAND_SECONDS = _histogram(
     "quell_command_duration_seconds",
-    "From the decision to the agent's report being on disk, of commands that did not expire.",
+    "From the decision to the outcome being on disk, of commands that did not expire.",
     _RESPONSE,
     "action",
 )

@@ -24,6 +24,7 @@ from quell.api.accounts.first import first_login
 from quell.api.app import create_app
 from quell.configuration import Origin
 from quell.controller.controller import Controller
+from quell.controller.kubernetes.credentials import configured
 from quell.controller.kubernetes.watch import KubernetesWatch
 from quell.model.audit import QUELL, AuditEntry
 from quell.settings import Settings
@@ -63,8 +64,9 @@ async def serving(
 
     origins: where settings that are no defaults come from (quell.configuration).
     """
-    controller = Controller.open(folder, settings, origins)
-    kubernetes = KubernetesWatch(settings.kubernetes, controller.take_sightings)
+    credentials = configured(settings.kubernetes, os.environ)
+    controller = Controller.open(folder, settings, origins, credentials)
+    kubernetes = KubernetesWatch(settings.kubernetes, controller.take_sightings, credentials=credentials)
     try:
         await _first_tokens(controller)
         controller.start()

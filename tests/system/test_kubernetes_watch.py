@@ -283,7 +283,7 @@ def test_one_kind_without_permission_is_named_and_the_others_go_on(standin: Stan
         assert not status.connected
         (missing,) = status.missing
         assert missing == (
-            "permission to list nodes: the role needs get, list and watch on nodes (nodes is forbidden: User "
+            "permission to list nodes: the role needs list and watch on nodes (nodes is forbidden: User "
             '"system:serviceaccount:quell:quell" cannot list resource "nodes" in API group "" at the cluster scope)'
         )
         standin.cluster.put("pods", pod("later", "shop"))

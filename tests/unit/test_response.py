@@ -48,10 +48,11 @@ from quell.model.event import Category, Event, Kind, Level
 from quell.model.policy import Operator, Policy, PolicyType, Requirement, ResponseEntry, Selector, SelectorKind
 from quell.model.rule import Criterion, Group, Mode, Rule, Webhook, WebhookFilter
 from quell.model.subject import Container, NetworkTarget, Pod, PodTarget, Process, ProcessTarget, Subject
+from quell.response import refusals
 from quell.response.commands import commands
 from quell.response.flags import flags
 from quell.response.quarantine import let_go, run_out
-from quell.response.state import AgentFacts, Safety, State, Workload
+from quell.response.state import AgentFacts, ClusterFacts, Safety, State, Workload
 
 NOW = 1_790_000_000.0
 ALL = frozenset(word(action) for action in (KillProcess, KillPod, Quarantine, ReniceProcess, ReleaseQuarantine))
@@ -259,8 +260,78 @@ def test_of_a_violation_the_managed_client_is_isolated_where_it_runs() -> None:
 def test_a_pod_is_killed_by_uid() -> None:
     engine = Engine(rule(KillPod(grace_period=3)))
     record = engine.one(event())
-    assert record.target == PodTarget(node="n1", namespace="shop", name="web-1", uid="uid-1")
+    assert record.target == PodTarget(
+        node="n1", namespace="shop", name="web-1", uid="uid-1", container_id="c1", seen=NOW - 1
+    )
+    assert record.agent == "a1"
     assert engine.one(event(subject=of(pod=None))).reason is Reason.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize(
+    ("api", "cluster", "to"),
+    [
+        (None, None, "a1"),
+        ("blue", None, "kubernetes:default"),
+        ("blue", "blue", "kubernetes:default"),
+        ("blue", "red", "a1"),
+        ("", None, "kubernetes:default"),
+        ("", "red", "kubernetes:default"),
+    ],
+)
+def test_a_pod_whose_clusters_api_is_configured_is_ended_there_and_by_no_agent(
+    api: str | None, cluster: str | None, to: str
+) -> None:
+    """api: the name of the cluster whose API there is; "": it has none."""
+    engine = Engine(rule(KillPod(), KillProcess()))
+    if api is not None:
+        engine.state.set_clusters([ClusterFacts(id="kubernetes:default", name=api or None)])
+    decision = engine.take(event(subject=of(cluster=cluster)))
+    assert [record.agent for record in decision.actions] == [to, "a1"]
+    assert [command.agent for command in commands(decision, engine.state, NOW)] == [to, "a1"]
+
+
+def test_an_api_needs_no_agent_but_all_the_rest() -> None:
+    engine = Engine(rule(KillPod()), agents=())
+    assert engine.one(event()).reason is Reason.NO_AGENT
+    engine.state.set_clusters([ClusterFacts(id="kubernetes:default")])
+    assert engine.one(event()).status is Status.GRANTED
+    assert engine.one(event(subject=of(namespace="kube-system"))).reason is Reason.PROTECTED
+    assert engine.one(event(subject=of(namespace=None))).reason is Reason.PROTECTED
+    assert engine.one(event(time=None)).reason is Reason.STALE
+    assert engine.one(event(time=NOW - 61)).reason is Reason.STALE
+    assert engine.one(event(subject=of(node=None))).status is Status.GRANTED
+
+
+def test_an_api_can_do_nothing_else() -> None:
+    engine = Engine(rule(KillProcess(), Quarantine()), agents=())
+    engine.state.set_clusters([ClusterFacts(id="kubernetes:default")])
+    assert [record.reason for record in engine.take(event()).actions] == [Reason.NO_AGENT] * 2
+
+
+def test_what_was_granted_and_then_refused_is_told_once_an_hour_for_an_owner() -> None:
+    engine = Engine(rule(KillPod()))
+    engine.state.set_clusters([ClusterFacts(id="kubernetes:default")])
+
+    def told(n: int, now: float) -> list[tuple[str, int]]:
+        happened = event(n=n, time=now - 1, received=now)
+        (command,) = commands(engine.take(happened, now), engine.state, now)
+        outcome = Outcome(
+            id=command.id, status=OutcomeStatus.REFUSED, reason=Reason.DISRUPTION_BUDGET, explanation="none", time=now
+        )
+        counted = refusals.counted(command, outcome, happened, engine.state, now)
+        made = refusals.flags(command, outcome, happened, counted, now)
+        engine.state.change(counted)
+        return [(flag.id, flag.count) for flag in made]
+
+    assert told(1, NOW) == [("e1/0/disruption-budget/rule/8", 1)]
+    assert told(2, NOW + 10) == []
+    assert told(3, NOW + 20) == []
+    assert told(4, NOW + 3601) == [("e4/0/disruption-budget/rule/8", 3)]
+
+
+def test_what_is_gone_or_done_is_no_refusal() -> None:
+    told = {status for status in OutcomeStatus if refusals.is_told(Outcome(id="e/0", status=status, time=NOW))}
+    assert told == {OutcomeStatus.REFUSED, OutcomeStatus.FAILED, OutcomeStatus.EXPIRED}
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ DEFAULTS: dict[str, Any] = {
     "kubernetes.enabled": "auto",
     "kubernetes.kubeconfig": "",
     "kubernetes.context": "",
+    "kubernetes.disruption_budgets": "respect",
+    "kubernetes.gone_within": "30s",
     "kubernetes.cluster": "",
     "own_events.reconnect_grace": "1m",
     "own_events.lost_after": "10m",

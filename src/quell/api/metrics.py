@@ -96,7 +96,7 @@ FIGURES = (
     _gauge(
         "quell_commands_waiting",
         "Commands without a recorded outcome.",
-        lambda asked: asked.controller.dispatcher.waiting(),
+        lambda asked: asked.controller.dispatcher.waiting() + asked.controller.cluster_actions.waiting(),
     ),
     _gauge(
         "quell_webhook_deliveries_waiting",

@@ -25,6 +25,7 @@ from quell.cli import (
     notifications,
     processes,
     quarantines,
+    rbac,
     rejects,
     rules,
     settings,
@@ -87,6 +88,7 @@ app.command()(login.logout)
 app.command()(backups.backup)
 app.command()(backups.restore)
 app.command()(doctor.doctor)
+app.command()(rbac.rbac)
 app.command()(demo.demo)
 app.add_typer(importing.app, name="import")
 app.add_typer(rules.app, name="rules")

@@ -25,8 +25,12 @@ from quell.controller.editing import Changed, Editing
 from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.isolation import Isolation
+from quell.controller.kubernetes.actions import ClusterActions
+from quell.controller.kubernetes.credentials import Credentials
+from quell.controller.kubernetes.killing import World
 from quell.controller.live_settings import LiveSettings
 from quell.controller.names_seen import NamesSeen
+from quell.controller.outcomes import Outcomes
 from quell.controller.own_events import own_event
 from quell.controller.own_flags import keep, told_to
 from quell.controller.past import as_decided
@@ -49,6 +53,7 @@ from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
 from quell.model.sighting import Sightings
 from quell.model.subject import Subject
+from quell.response import refusals
 from quell.response.state import AgentFacts, Safety, State
 from quell.setting import read_budget
 from quell.settings import Settings
@@ -73,15 +78,22 @@ _log = structlog.get_logger(__name__)
 
 class Controller:
     def __init__(
-        self, folder: Path, settings: Settings, store: Store, origins: Mapping[str, Origin] | None = None
+        self,
+        folder: Path,
+        settings: Settings,
+        store: Store,
+        origins: Mapping[str, Origin] | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
+        """Credentials: of the Kubernetes API that pods are to be ended through; None: there is none."""
         self.folder = folder
+        self._own_namespace = None if credentials is None else credentials.namespace()
         self.store = store
         self.live = LiveSettings(store, settings, origins or {})
         self.live.subscribe(self._use)
         self._keeper = AuditKeeper(store, lambda: self.settings.audit_age)
         self.signing_key = load_or_create_key(folder / "controller.key")
-        self.state = _restored(store, self.live.safety)
+        self.state = _restored(store, self._safety())
         self.teller = Teller(self.ingest, time.time)
         self.chains = Chains(store, time.time)
         self.happenings = Happenings(store, self.teller, settings.own_events, time.time, lost=self._agent_lost)
@@ -110,6 +122,25 @@ class Controller:
             changes=self._settled,
             on_failure=self._write_failed,
         )
+        self.cluster_actions = ClusterActions(
+            store,
+            credentials,
+            Outcomes(
+                store,
+                time.time,
+                changes=self._settled,
+                on_recorded=self._reported,
+                on_failure=self._write_failed,
+            ),
+            World(
+                safety=lambda: self.state.safety,
+                machines=self.inventory.machines_of,
+                named=self.inventory.pod_named,
+                respects_budgets=settings.kubernetes.disruption_budgets == "respect",
+                gone_within=parse_duration(settings.kubernetes.gone_within),
+            ),
+            time.time,
+        )
         documents = self.rulebook.documents
         self.webhooks = Webhooks(
             store, {webhook.name: webhook for webhook in documents.webhooks}, settings.webhooks, time.time
@@ -126,7 +157,7 @@ class Controller:
             store,
             compile(documents, revision=self.rulebook.revision),
             self.state,
-            [self.dispatcher.offer, self.webhooks.offer],
+            [self.dispatcher.offer, self.cluster_actions.offer, self.webhooks.offer],
             self.dispatcher.prepare,
             time.time,
             self._write_failed,
@@ -137,10 +168,16 @@ class Controller:
         _freeze()
 
     @classmethod
-    def open(cls, folder: Path, settings: Settings, origins: Mapping[str, Origin] | None = None) -> Controller:
+    def open(
+        cls,
+        folder: Path,
+        settings: Settings,
+        origins: Mapping[str, Origin] | None = None,
+        credentials: Credentials | None = None,
+    ) -> Controller:
         """Opens or makes the state folder. Called on the running event loop. StoreError, LinkError (a bad key file).
 
-        origins: where settings that are no defaults come from (quell.configuration).
+        origins: where settings that are no defaults come from (quell.configuration). credentials: see __init__.
         """
         loop = asyncio.get_running_loop()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -152,18 +189,26 @@ class Controller:
             call=loop.call_soon_threadsafe,
             key=load_or_create_key(folder / "controller.key"),
         )
-        return cls(folder, settings, store, origins)
+        return cls(folder, settings, store, origins, credentials)
 
     @property
     def settings(self) -> Settings:
         """Those in force now."""
         return self.live.settings
 
-    def _use(self, settings: Settings) -> None:
-        self.state.safety = settings.safety.safety()
+    def _use(self, _settings: Settings) -> None:
+        self.state.safety = self._safety()
+
+    def _safety(self) -> Safety:
+        """With the namespace that Quell itself runs in, whatever it is called (SEMANTICS section 8, protected)."""
+        safety, own = self.live.safety, self._own_namespace
+        if own is None or own in safety.protected_namespaces:
+            return safety
+        return msgspec.structs.replace(safety, protected_namespaces=(*safety.protected_namespaces, own))
 
     def start(self) -> None:
         self.dispatcher.start()
+        self.cluster_actions.start()
         self.webhooks.start()
         self.happenings.start()
         self.syslog.start()
@@ -181,7 +226,7 @@ class Controller:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.dispatcher.stop()
-        await asyncio.gather(self.webhooks.stop(), self.syslog.stop())
+        await asyncio.gather(self.cluster_actions.stop(), self.webhooks.stop(), self.syslog.stop())
         self.inventory.close()
         self.names.save()
         await asyncio.to_thread(self._keeper.tell)
@@ -317,6 +362,7 @@ class Controller:
 
     def take_sightings(self, sightings: Sightings) -> None:
         """What a cluster's Kubernetes says. ValueError: a source of no known kind."""
+        self.state.set_clusters(self.cluster_actions.clusters())
         self.inventory.take(sightings)
 
     def agent_joined(self, agent: str) -> None:
@@ -363,7 +409,20 @@ class Controller:
         await self.isolation.released_with(holder, why)
 
     def _settled(self, command: Command, outcome: Outcome) -> Sequence[StateChange]:
-        return self.isolation.settled(command, outcome)
+        changes = self.isolation.settled(command, outcome)
+        return (*changes, *self._refused(command, outcome)) if refusals.is_told(outcome) else changes
+
+    def _refused(self, command: Command, outcome: Outcome) -> Sequence[StateChange]:
+        """Tell people, before the outcome is written: a crash between the two makes the same flag again."""
+        stored = self.store.event(command.event_id) if command.event_id else None
+        if stored is None:
+            return ()
+        event, now = as_decided(stored), time.time()
+        counted = refusals.counted(command, outcome, event, self.state, now)
+        self.state.change(counted)
+        for flag in refusals.flags(command, outcome, event, counted, now):
+            self._flag(flag)
+        return counted
 
     def _reported(self, command: Command, outcome: Outcome) -> None:
         _log.debug(
@@ -407,7 +466,7 @@ class Controller:
                 await asyncio.wrap_future(self.store.submit(lambda _connection: None))
                 if self.store.statistics().queued_entries:
                     continue
-                self.state = self.pipeline.state = _restored(self.store, self.live.safety)
+                self.state = self.pipeline.state = _restored(self.store, self._safety())
             except StoreError as error:
                 _log.error("the store cannot be used; nothing is decided meanwhile", error=str(error))
                 await asyncio.sleep(_TICK)
@@ -434,7 +493,8 @@ class Controller:
         self.store.snapshot(self.state.snapshot(), _told)
 
     def _set_agents(self) -> None:
-        """What the state knows from outside: the agents, and the inventory's workloads."""
+        """What the state knows from outside: the agents, clusters' APIs, and the inventory's workloads."""
+        self.state.set_clusters(self.cluster_actions.clusters())
         self.state.workloads = self.inventory.workloads
         self.state.set_agents(
             _agent_facts(hello, kubernetes=self.inventory.is_kubernetes(hello.node)) for hello in self._agents.values()

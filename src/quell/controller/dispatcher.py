@@ -12,7 +12,6 @@ an outcome is recorded or it expires. Everything here runs on the event loop's t
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -22,16 +21,15 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec import Struct
 
-from quell import metrics
 from quell.channel.envelope import sign
 from quell.channel.messages import Announced, FromController, Ordered, OutcomeAck
-from quell.controller import audit_trail
-from quell.errors import QuellError, StoreError
+from quell.controller.outcomes import Outcomes
+from quell.errors import QuellError
 from quell.model.action import AgentAction
-from quell.model.audit import QUELL, AuditEntry
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason, StateChange
+from quell.response.facts import KUBERNETES
 from quell.storage import outbox
-from quell.storage.records import Noted, OutboxItem
+from quell.storage.records import OutboxItem
 from quell.storage.store import Store
 
 _CHANNEL = "agent:"
@@ -85,10 +83,10 @@ class _Pending:
 
 
 def outbox_item(command: Command) -> OutboxItem:
-    """A command as it waits in the outbox."""
+    """A command as it waits in the outbox: for its agent, or for a cluster's API (quell.controller.kubernetes)."""
     return OutboxItem(
         id=command.id,
-        channel=_CHANNEL + command.agent,
+        channel=command.agent if command.agent.startswith(KUBERNETES) else _CHANNEL + command.agent,
         body=_encoder.encode(command),
         created=command.issued,
         expires=command.expires,
@@ -115,9 +113,7 @@ class Dispatcher:
         self._store = store
         self._key = signing_key
         self._clock = clock
-        self._on_reported = on_reported
-        self._changes = changes
-        self._on_failure = on_failure
+        self._outcomes = Outcomes(store, clock, changes=changes, on_recorded=on_reported, on_failure=on_failure)
         self._timing = timing
         self._pending: dict[str, dict[str, _Pending]] = {}
         self._links: dict[str, Link] = {}
@@ -125,14 +121,12 @@ class Dispatcher:
         self._signed: dict[str, bytes] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
         #: Reports that were not accepted, by reason.
         self.refused: Counter[str] = Counter()
 
     def start(self) -> None:
         """Take up what waits in the outbox. Called once, on the event loop, before agents may connect."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.get_ident()
         for channel in self._store.read(outbox.counts):
             if channel.startswith(_CHANNEL):
                 self._take(self._store.outbox(channel), doubtful=True)
@@ -147,7 +141,12 @@ class Dispatcher:
         self._links.clear()
 
     def prepare(self, command: Command) -> None:
-        """Sign a command that is on its way to the disk and announce it, so that its agent looks at the target meanwhile."""
+        """Sign a command that is on its way to the disk and announce it, so that its agent looks at the target meanwhile.
+
+        What goes to a cluster's API is left alone: nobody signs it, and no agent may obey it.
+        """
+        if command.agent.startswith(KUBERNETES):
+            return
         if len(self._signed) >= _SIGNED:
             self._signed.clear()
         envelope = self._signed[command.id] = sign(command, self._key)
@@ -209,7 +208,7 @@ class Dispatcher:
             try:
                 command = _decoder.decode(item.body)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                self._unreadable(item, error)
+                self._outcomes.unreadable(item, error)
                 continue
             pending = _Pending(command, doubtful=doubtful, wait=self._timing.repeat)
             self._pending.setdefault(agent, {})[item.id] = pending
@@ -243,53 +242,20 @@ class Dispatcher:
         )
         self._record(pending, outcome, given_up=True)
 
-    def _unreadable(self, item: OutboxItem, error: Exception) -> None:
-        """A command of another version: it must neither stop the others nor stay for ever."""
-        _log.error("a command in the outbox cannot be read", command=item.id, error=str(error))
-        outcome = Outcome(
-            id=item.id,
-            status=OutcomeStatus.FAILED,
-            reason=Reason.UNSUPPORTED,
-            explanation=f"this version cannot read the command: {error}",
-            time=self._clock(),
-        )
-        entry = AuditEntry(actor=QUELL, verb="discard", kind="action", name=item.id, after=msgspec.to_builtins(outcome))
-        try:
-            self._store.record_outcomes([outcome], _ignore, noted=[self._noted(entry, outcome)])
-        except QuellError as problem:
-            _log.error("an outcome could not be recorded", command=item.id, error=str(problem))
-
     # --- in ----------------------------------------------------------------------------------------------------------
 
     def _record(self, pending: _Pending, outcome: Outcome, *, given_up: bool = False) -> None:
-        loop = self._loop
-        if loop is None:
+        if self._loop is None:
             return
         pending.recording = True
+        self._outcomes.record(pending.command, outcome, lambda error: self._recorded(pending, error, given_up=given_up))
 
-        def done(error: StoreError | None) -> None:
-            # A store calls back on its writing thread or, if told how, on the loop's.
-            if threading.get_ident() == self._thread:
-                self._recorded(pending, outcome, given_up, error)
-            elif not loop.is_closed():  # after a stop there is nobody to tell: the agent reports to the next process
-                loop.call_soon_threadsafe(self._recorded, pending, outcome, given_up, error)
-
-        try:
-            noted = self._noted(audit_trail.of_outcome(pending.command, outcome), outcome)
-            self._store.record_outcomes([outcome], done, self._changes(pending.command, outcome), [noted])
-        except QuellError as error:
-            self._recorded(pending, outcome, given_up, error)
-
-    def _noted(self, entry: AuditEntry, outcome: Outcome) -> Noted:
-        return Noted(entry=entry, time=self._clock(), outcome=(outcome.id, outcome.status.value))
-
-    def _recorded(self, pending: _Pending, outcome: Outcome, given_up: bool, error: QuellError | None) -> None:
+    def _recorded(self, pending: _Pending, error: QuellError | None, *, given_up: bool) -> None:
         command = pending.command
         pending.recording = False
         if error is not None:
             # Not acknowledged: the repeated command makes the agent report again, an expiry comes up at the next look.
             _log.error("an outcome could not be recorded", command=command.id, agent=command.agent, error=str(error))
-            self._on_failure()
             if command.id not in self._given_up:
                 return
         commands = self._pending.get(command.agent, {})
@@ -298,8 +264,6 @@ class Dispatcher:
             self._pending.pop(command.agent, None)
         if error is not None:
             return
-        metrics.command_ended(command, outcome, self._clock())
-        self._on_reported(command, outcome)
         late, pending.late = pending.late, None
         if given_up:
             self._remember(command)
@@ -369,7 +333,3 @@ class Dispatcher:
     def _woken(self) -> None:
         self._timer = None
         self.look()
-
-
-def _ignore(_error: StoreError | None) -> None:
-    """The item stays in the outbox and the next start tries again."""

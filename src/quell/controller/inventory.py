@@ -302,6 +302,15 @@ class LiveInventory:
         """Whether somebody says that this is a node of Kubernetes."""
         return self._inventory.is_kubernetes(node)
 
+    def machines_of(self, node: str) -> frozenset[str]:
+        """Ids of the machine that a node is, as agents and Kubernetes say."""
+        return self._inventory.machines_of_node(node)
+
+    def pod_named(self, uid: str) -> tuple[str, str] | None:
+        """Namespace and name of a pod; None: nobody says what they are."""
+        known = self._inventory.pod(uid, None, None)
+        return None if known is None or not (known.namespace and known.pod_name) else (known.namespace, known.pod_name)
+
     def find(self, identifier: str) -> Workload | None:
         """By its id, or at least 12 digits of it."""
         return self._inventory.find(identifier)

@@ -204,6 +204,11 @@ class Inventory:
         said = [each.sighting for each in self._statements.about(NODE, node)]
         return next((seen.machine_id for seen in said if isinstance(seen, NodeSeen) and seen.machine_id), None)
 
+    def machines_of_node(self, node: str) -> frozenset[str]:
+        """Every machine id that a source gives."""
+        said = [each.sighting for each in self._statements.about(NODE, node)]
+        return frozenset(seen.machine_id for seen in said if isinstance(seen, NodeSeen) and seen.machine_id)
+
     def is_kubernetes(self, node: str) -> bool:
         return is_kubernetes(node, self._statements)
 

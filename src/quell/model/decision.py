@@ -105,7 +105,7 @@ class ActionRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     explanation: str = ""
     #: Endpoints of a webhook action, once each.
     endpoints: tuple[str, ...] = ()
-    #: The agent that a command goes to; "": no command follows.
+    #: Who carries it out: an agent, or "kubernetes:<cluster>" for that cluster's API; "": no command follows.
     agent: str = ""
 
 
@@ -233,6 +233,7 @@ class Command(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One action on one target by one agent. Signed as a whole (quell.channel.envelope)."""
 
     id: str
+    #: Or "kubernetes:<cluster>": that is never signed, the controller itself asks the cluster's API.
     agent: str
     action: AgentAction
     target: Target

@@ -117,11 +117,18 @@ class NetworkTarget(Struct, frozen=True, gc=False, kw_only=True, tag="network", 
 
 
 class PodTarget(Struct, frozen=True, gc=False, kw_only=True, tag="pod", omit_defaults=True):
+    """One pod; every fact given must hold before it is ended."""
+
     cluster: str | None = None
     node: str | None = None
+    machine_id: str | None = None
     namespace: str | None = None
     name: str | None = None
     uid: str | None = None
+    #: A container of it, as the event names it: perhaps by the first digits of its id.
+    container_id: str | None = None
+    #: When the event happened: a pod made later is another one.
+    seen: float | None = None
 
 
 Target = ProcessTarget | NetworkTarget | PodTarget

@@ -1,4 +1,4 @@
-"""What the engine knows of the world beside documents and events: limits, agents, workloads. SEMANTICS section 8."""
+"""What the engine knows of the world beside documents and events: limits, agents, clusters, workloads. SEMANTICS section 8."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from quell.model.subject import NetworkTarget
+from quell.model.action import KillPod, word
+from quell.model.subject import NetworkTarget, Subject
+
+#: What begins the id of a cluster's API, which stands where an agent's id could.
+KUBERNETES = "kubernetes:"
 
 
 class Safety(Struct, frozen=True, kw_only=True):
@@ -42,6 +46,24 @@ class AgentFacts(Struct, frozen=True, kw_only=True):
     kubernetes: bool = False
     #: Processes it will not touch, as far as the controller can know of them.
     protected_pids: frozenset[int] = frozenset()
+
+
+class ClusterFacts(Struct, frozen=True, kw_only=True):
+    """A cluster whose Kubernetes API is configured: what is done to its pods is asked there and of no agent."""
+
+    #: Begins with KUBERNETES.
+    id: str
+    #: As events name it; None: it has no name, or it is not known yet. Then it is the only one there is.
+    name: str | None = None
+
+    def has(self, subject: Subject) -> bool:
+        """What names no cluster is taken to be of this one: whether it is, the API says."""
+        return self.name is None or subject.cluster is None or subject.cluster == self.name
+
+    @property
+    def as_agent(self) -> AgentFacts:
+        """Who carries it out, and what."""
+        return AgentFacts(id=self.id, kubernetes=True, capabilities=frozenset((word(KillPod),)))
 
 
 class Workload(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

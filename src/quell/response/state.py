@@ -30,9 +30,9 @@ from quell.model.decision import (
     StateChange,
 )
 from quell.model.subject import NetworkTarget, Subject
-from quell.response.facts import AgentFacts, Quarantined, Safety, Workload
+from quell.response.facts import AgentFacts, ClusterFacts, Quarantined, Safety, Workload
 
-__all__ = ["AgentFacts", "Quarantined", "Safety", "State", "Workload"]
+__all__ = ["AgentFacts", "ClusterFacts", "Quarantined", "Safety", "State", "Workload"]
 
 #: A refusal raises at most one flag in this time, in seconds (SEMANTICS section 8).
 REFUSAL_PERIOD = 3600.0
@@ -71,6 +71,7 @@ class State:
         self._agents: dict[str, AgentFacts] = {}
         self._nodes: dict[str, AgentFacts | None] = {}
         self._machines: dict[str, AgentFacts | None] = {}
+        self._clusters: tuple[ClusterFacts, ...] = ()
 
     def apply(self, decision: Decision) -> None:
         self.change(decision.changes)
@@ -100,8 +101,18 @@ class State:
                 if name:
                     names[name] = None if name in names else agent
 
+    def set_clusters(self, clusters: Iterable[ClusterFacts]) -> None:
+        """Those whose Kubernetes API is configured, instead of all before."""
+        self._clusters = tuple(clusters)
+
+    def cluster_of(self, subject: Subject) -> AgentFacts | None:
+        """The API of the subject's cluster, as who can carry something out; None: there is none."""
+        return next((each.as_agent for each in self._clusters if each.has(subject)), None)
+
     def agent(self, identifier: str) -> AgentFacts | None:
-        return self._agents.get(identifier)
+        """By its id, or a cluster's API by its own."""
+        known = self._agents.get(identifier)
+        return known or next((each.as_agent for each in self._clusters if each.id == identifier), None)
 
     def agent_for(self, subject: Subject) -> AgentFacts | Reason:
         """The one agent on the subject's machine, by node name or machine id; Reason.NO_AGENT if none or not one."""
@@ -139,7 +150,7 @@ class State:
         return room <= 0 or (len(times) >= room and times[-room] > now - window)
 
     def snapshot(self) -> bytes:
-        """All of it but what comes from outside (agents, workloads, members), as JSON."""
+        """All of it but what comes from outside (agents, clusters, workloads, members), as JSON."""
         return msgspec.json.encode(
             _Snapshot(
                 cooldowns=self.cooldowns,

@@ -172,10 +172,17 @@ def _pod(event: Event, state: State) -> Aim:
     target = PodTarget(
         cluster=subject.cluster,
         node=_node(subject, agent) or None,
+        machine_id=subject.machine_id,
         namespace=subject.namespace,
         name=pod.name,
         uid=pod.uid,
+        container_id=None if subject.container is None else subject.container.id,
+        seen=event.time,
     )
+    # Whose API is configured is asked there, even if the API does not answer (SEMANTICS section 10).
+    cluster = state.cluster_of(subject)
+    if cluster is not None:
+        return Aim(target, subject, cluster, None)
     return Aim(target, subject, agent, refusal)
 
 

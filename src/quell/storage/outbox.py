@@ -50,9 +50,13 @@ def get(connection: sqlite3.Connection, item_id: str) -> OutboxItem | None:
     return None if row is None else _decode(row[0])
 
 
+def replace(connection: sqlite3.Connection, item: OutboxItem) -> None:
+    """The item as it is from now on; one already settled stays away."""
+    connection.execute("UPDATE outbox SET body = ? WHERE id = ?", (_encode(item), item.id))
+
+
 def postpone(connection: sqlite3.Connection, item_id: str, attempts: int, due: float) -> None:
     """Notes that so many attempts were made and when the next may be; an item already settled stays away."""
     item = get(connection, item_id)
     if item is not None:
-        body = _encode(msgspec.structs.replace(item, attempts=attempts, due=due))
-        connection.execute("UPDATE outbox SET body = ? WHERE id = ?", (body, item_id))
+        replace(connection, msgspec.structs.replace(item, attempts=attempts, due=due))

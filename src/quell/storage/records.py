@@ -13,7 +13,7 @@ class OutboxItem(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True
     """Something to be sent once its event is on disk; it stays until its outcome is recorded."""
 
     id: str
-    #: "agent:<agent id>" or "webhook:<endpoint name>".
+    #: "agent:<agent id>", "kubernetes:<cluster>" or "webhook:<endpoint name>".
     channel: str
     body: bytes
     created: float

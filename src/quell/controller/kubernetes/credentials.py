@@ -46,6 +46,13 @@ _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 30.0
 
 
+#: Where a cluster is asked for and nothing says which.
+NOWHERE = (
+    "kubernetes.enabled is on, but there is no service account, no $KUBECONFIG and no ~/.kube/config: "
+    "set kubernetes.kubeconfig"
+)
+
+
 class CredentialsError(Exception):
     """There are none, or they cannot be used; the text says why and what to do."""
 
@@ -121,18 +128,46 @@ def find(
     return None
 
 
+def configured(
+    settings: KubernetesSettings, environment: Mapping[str, str], service_account: Path = SERVICE_ACCOUNT
+) -> Credentials | None:
+    """The credentials of the API that these settings mean, also where they cannot be found; None: none is meant."""
+    place = find(settings, environment, service_account)
+    if place is None and settings.enabled != "on":
+        return None
+    return Credentials(place, settings, service_account)
+
+
 class Credentials:
     """Read once, and again when the API no longer takes them: tokens of service accounts and plugins run out."""
 
-    def __init__(self, place: Place, settings: KubernetesSettings, service_account: Path = SERVICE_ACCOUNT) -> None:
+    def __init__(
+        self, place: Place | None, settings: KubernetesSettings, service_account: Path = SERVICE_ACCOUNT
+    ) -> None:
+        """Place None: a cluster is asked for, and nothing says where it is."""
         self._place = place
         self._settings = settings
         self._service_account = service_account
         self._context = settings.context
         self._access: Access | None = None
         self._reading = asyncio.Lock()
-        #: The API's address as it was last read; "" before that.
+        #: The API's address and the cluster's name as they were last read; before that "" and what the settings say.
         self.server = ""
+        self.cluster = settings.cluster or None
+
+    @property
+    def name(self) -> str:
+        """What the cluster is called where a name is needed that never changes by reading."""
+        return self._settings.cluster or self._settings.context or "default"
+
+    def namespace(self) -> str | None:
+        """That of the pod that this process runs in; None: it runs in none."""
+        if self._place is None or self._place.kubeconfig:
+            return None
+        try:
+            return (self._service_account / "namespace").read_text().strip() or None
+        except OSError:
+            return None
 
     async def current(self) -> Access:
         """CredentialsError if they cannot be read."""
@@ -140,7 +175,7 @@ class Credentials:
             if self._access is None:
                 # Importing kr8s takes a third of a second, and a long kubeconfig is parsed in one go.
                 self._access = await asyncio.to_thread(self._read)
-                self.server = self._access.server
+                self.server, self.cluster = self._access.server, self._access.cluster
             return self._access
 
     def refused(self, access: Access) -> None:
@@ -150,11 +185,13 @@ class Credentials:
 
     def _read(self) -> Access:
         """With a loop of its own: a reading that is cancelled half way would leave files open."""
+        if self._place is None:
+            raise CredentialsError(NOWHERE)
         named = self._place.kubeconfig
         if named and not any(Path(path).expanduser().exists() for path in named.split(os.pathsep) if path):
             raise CredentialsError(f"kubeconfig {named}: there is no such file")
         try:
-            return asyncio.run(self._by_kr8s())
+            return asyncio.run(self._by_kr8s(named))
         except Exception as error:  # noqa: BLE001 - kr8s lets through whatever its reading meets, KeyError among it
             where = f"kubeconfig {named}" if named else f"service account {self._service_account}"
             # Further lines of an error of the YAML reader quote the file, which holds secrets: hence no cause either.
@@ -162,10 +199,9 @@ class Credentials:
             what = f"it has no {error}" if isinstance(error, KeyError) else first
             raise CredentialsError(f"{where} cannot be used: {what}") from None
 
-    async def _by_kr8s(self) -> Access:
+    async def _by_kr8s(self, named: str) -> Access:
         from kr8s._auth import KubeAuth  # heavy, and needed only where there is a cluster
 
-        named = self._place.kubeconfig
         auth = KubeAuth(
             kubeconfig=named or _IN_CLUSTER, serviceaccount=str(self._service_account), context=self._context or None
         )

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from quell.controller.kubernetes.answers import STATUS, Refused, refused
 from quell.controller.kubernetes.credentials import Access, Credentials, CredentialsError
 from quell.controller.kubernetes.objects import Metadata, Namespace, Node, Pod, Service
 from quell.model.sighting import Gone, Sighting
@@ -25,8 +26,6 @@ PAGE = 250
 _SHORT = 1.0
 #: Times in a row that the API may have forgotten the version of the list just taken, before that is a fault.
 _EXPIRE = 3
-#: Bytes of an answer that is an error which are read.
-_ERROR_BYTES = 65_536
 
 _log = structlog.get_logger(__name__)
 
@@ -75,14 +74,6 @@ class _Event(Struct, frozen=True):
     object: msgspec.Raw
 
 
-class ApiStatus(Struct, frozen=True):
-    """The API's own word on a failure (meta/v1 Status)."""
-
-    code: int = 0
-    reason: str = ""
-    message: str = ""
-
-
 class Kind(Generic[T]):
     """A kind to watch. resource: as in the API's paths; tag: of its sightings."""
 
@@ -104,20 +95,6 @@ KINDS: tuple[Kind[Any], ...] = (
 
 _EVENT = msgspec.json.Decoder(_Event)
 _BOOKMARK = msgspec.json.Decoder(_Bookmark)
-_STATUS = msgspec.json.Decoder(ApiStatus)
-
-
-class Refused(Exception):
-    """The API answered with an error. relist: the resource version held is of no more use."""
-
-    def __init__(
-        self, verb: str, resource: str, status: ApiStatus, *, relist: bool, retry_after: float | None = None
-    ) -> None:
-        super().__init__(f"{verb} {resource}: {status.code} {status.reason}: {status.message}")
-        self.verb = verb
-        self.status = status
-        self.relist = relist
-        self.retry_after = retry_after
 
 
 class _Fault(Exception):
@@ -189,10 +166,10 @@ class Reflector(Generic[T]):
                         if not self._version:
                             await self._list(client, access)
                         await self._watch(client, access)
-            except Refused as refused:
-                if refused.status.code == 401 and access is not None:
+            except Refused as error:
+                if error.status.code == 401 and access is not None:
                     self._credentials.refused(access)
-                await self._pause(refused)
+                await self._pause(error)
             except (CredentialsError, httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, OSError) as error:
                 await self._pause(error)
             except Exception as error:  # noqa: BLE001 - told as a fault; it must not end the watch for good
@@ -206,7 +183,7 @@ class Reflector(Generic[T]):
             request = client.build_request("GET", self._kind.path, params=parameters, extensions=access.extensions())
             response = await client.send(request)
             if response.status_code != 200:
-                raise self._refused("list", response, relist=True)
+                raise refused("list", self._kind.resource, response, relist=True)
             page = self._kind.page.decode(response.content)
             seen.extend(one.seen() for one in page.items or ())
             self._in_contact()
@@ -239,7 +216,8 @@ class Reflector(Generic[T]):
         try:
             if response.status_code != 200:
                 await response.aread()
-                raise self._refused("watch", response, relist=response.status_code not in (401, 429, 503))
+                relist = response.status_code not in (401, 429, 503)
+                raise refused("watch", self._kind.resource, response, relist=relist)
             self._in_contact()
             async for lines in _lines(response):
                 brought = True
@@ -262,7 +240,7 @@ class Reflector(Generic[T]):
                     self._version = _BOOKMARK.decode(event.object).metadata.resource_version
                     continue
                 if event.type == "ERROR":
-                    raise Refused("watch", self._kind.resource, _STATUS.decode(event.object), relist=True)
+                    raise Refused("watch", self._kind.resource, STATUS.decode(event.object), relist=True)
                 thing = self._kind.object.decode(event.object)
                 key = thing.key()
                 last[key] = Gone(kind=self._kind.tag, key=key) if event.type == "DELETED" else thing.seen()
@@ -278,22 +256,6 @@ class Reflector(Generic[T]):
                         gone=tuple(one for one in last.values() if isinstance(one, Gone)),
                     )
                 )
-
-    def _refused(self, verb: str, response: httpx.Response, *, relist: bool) -> Refused:
-        body = response.content[:_ERROR_BYTES]
-        try:
-            status = _STATUS.decode(body)
-        except msgspec.MsgspecError:
-            # Something between Quell and the API answered.
-            status = ApiStatus(message=body[:200].decode(errors="replace").strip())
-        after = response.headers.get("Retry-After", "")
-        return Refused(
-            verb,
-            self._kind.resource,
-            msgspec.structs.replace(status, code=response.status_code),
-            relist=relist,
-            retry_after=float(after) if after.isdecimal() else None,
-        )
 
     def _in_contact(self) -> None:
         if self.status.problem:
@@ -318,7 +280,7 @@ class Reflector(Generic[T]):
             if error.status.code == 403:
                 pause = self._pace.denied
                 problem = (
-                    f"permission to {error.verb} {self._kind.resource}: the role needs get, list and watch on "
+                    f"permission to {error.verb} {self._kind.resource}: the role needs list and watch on "
                     f"{self._kind.resource} ({error.status.message})"
                 )
             least = error.retry_after or 0.0

@@ -39,6 +39,26 @@ class KubernetesSettings(Struct, frozen=True, forbid_unknown_fields=True):
             risk="Another context can be another cluster.",
         ),
     ] = ""
+    disruption_budgets: Annotated[
+        Literal["respect", "ignore"],
+        setting(
+            "Whether agentKillPod leaves a pod alone that its disruption budget cannot spare.",
+            unit=Unit.WORD,
+            reason="Whoever wrote the budget said how many pods the service needs.",
+            risk="ignore: a rule can take a service below what its budget wants. respect: an attacker's pod stays up as "
+            "long as its service has none to spare; isolate it as well.",
+        ),
+    ] = "respect"
+    gone_within: Annotated[
+        str,
+        setting(
+            "How long after its grace period a deleted pod may take to be gone before that counts as failed.",
+            unit=Unit.DURATION,
+            reason="The kubelet needs some seconds for a busy pod's volumes and network.",
+            risk="Too low calls slow ends failures; too high is late to say that a node does not end its pods.",
+            least="1s",
+        ),
+    ] = "30s"
     cluster: Annotated[
         str,
         setting(

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from quell.controller.kubernetes.credentials import SERVICE_ACCOUNT, Credentials, Place, find
+from quell.controller.kubernetes.credentials import NOWHERE, SERVICE_ACCOUNT, Credentials, Place, find
 from quell.controller.kubernetes.reflector import KINDS, PAGE, KindStatus, Pace, Reflector, Told
 from quell.controller.kubernetes.settings import KubernetesSettings
 from quell.model.sighting import Sightings
@@ -66,11 +66,12 @@ class KubernetesWatch:
         pace: Pace | None = None,
         page: int = PAGE,
         clock: Callable[[], float] = time.time,
+        credentials: Credentials | None = None,
     ) -> None:
         """take: called on the event loop with each list, complete of its kind, and with each change after it.
 
         environment: in place of this process's. service_account: folder that Kubernetes mounts. page: objects of one
-        request. clock: epoch seconds.
+        request. clock: epoch seconds. credentials: those that others use as well, in place of its own.
         """
         self._settings = settings
         self._take = take
@@ -82,6 +83,7 @@ class KubernetesWatch:
         self._state = State.OFF
         self._problem = ""
         self._source = ""
+        self._shared = credentials
         self._credentials: Credentials | None = None
         self._reflectors: list[Reflector[Any]] = []
         self._task: asyncio.Task[None] | None = None
@@ -93,10 +95,7 @@ class KubernetesWatch:
         place = find(self._settings, self._environment, self._service_account)
         if place is None and self._settings.enabled == "on":
             self._state = State.DISCONNECTED
-            self._problem = (
-                "kubernetes.enabled is on, but there is no service account, no $KUBECONFIG and no ~/.kube/config: "
-                "set kubernetes.kubeconfig"
-            )
+            self._problem = NOWHERE
             _log.error("the Kubernetes watch cannot start", missing=self._problem)
         elif place is None:
             self._state = State.ABSENT
@@ -130,7 +129,8 @@ class KubernetesWatch:
         )
 
     async def _run(self, place: Place) -> None:
-        credentials = self._credentials = Credentials(place, self._settings, self._service_account)
+        credentials = self._shared or Credentials(place, self._settings, self._service_account)
+        self._credentials = credentials
         self._reflectors = [
             Reflector(kind, credentials, self._told, pace=self._pace, page=self._page, clock=self._clock)
             for kind in KINDS
