@@ -104,6 +104,22 @@ _LOGINS_FAILED = _counter(
 _OWN_EVENTS_LOST = _counter(
     "quell_own_events_lost", "Events of Quell's own that were given up, because too many waited for the journal."
 )
+_OBSERVATIONS = _counter("quell_observations", "Executions, sockets and connections of workloads that were compared.")
+_OBSERVATIONS_LOST = _counter(
+    "quell_observations_lost",
+    "Those that were not, because too many came at once. by: controller, or the agents.",
+    "by",
+)
+_OBSERVATIONS_REFUSED = _counter(
+    "quell_observations_refused", "Those that an agent told of another machine than its own."
+)
+_DEVIATIONS = _counter(
+    "quell_deviations", "Deviations that the guardian found, each process or container once.", "what"
+)
+_DEVIATIONS_OMITTED = _counter(
+    "quell_deviations_omitted",
+    "Deviations that were only counted because too many of one kind or policy came at once.",
+)
 _COMMIT_SECONDS = _histogram(
     "quell_store_commit_duration_seconds", "How long a transaction of the store took.", _COMMIT
 )
@@ -168,6 +184,28 @@ def login_failed(method: str) -> None:
 
 def own_event_lost() -> None:
     _OWN_EVENTS_LOST.inc()
+
+
+def observed(count: int) -> None:
+    _OBSERVATIONS.inc(count)
+
+
+def observations_lost(by: str, count: int) -> None:
+    """by: controller or agents."""
+    _OBSERVATIONS_LOST.labels(by).inc(count)
+
+
+def observations_refused(count: int) -> None:
+    _OBSERVATIONS_REFUSED.inc(count)
+
+
+def deviated(what: str) -> None:
+    """what: as in quell.model.details.Deviation."""
+    _DEVIATIONS.labels(what).inc()
+
+
+def deviation_omitted() -> None:
+    _DEVIATIONS_OMITTED.inc()
 
 
 def committed(seconds: float) -> None:

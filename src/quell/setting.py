@@ -34,11 +34,15 @@ class Unit(StrEnum):
     DURATION = "duration"
     AGE = "duration, or forever"
     BUDGET = "actions/window"
+    EVENTS = "events/window"
     REQUESTS = "requests"
     RATE = "requests/s"
     CHARACTERS = "characters"
     FAILURES = "failures"
     PERCENT = "percent"
+    OBSERVATIONS = "observations"
+    DEVIATIONS = "deviations"
+    FINGERPRINTS = "fingerprints"
 
 
 def setting(
@@ -102,7 +106,7 @@ class Setting(Struct, frozen=True, kw_only=True):
                 return f"a duration{least}, such as {self.default or '30s'}"
             case Unit.AGE:
                 return f"a duration{least} such as 365d, or {FOREVER}"
-            case Unit.BUDGET:
+            case Unit.BUDGET | Unit.EVENTS:
                 return f'a count and a window such as "{self.default}"'
             case Unit.NAMES | Unit.NETWORKS:
                 example = "kube-system" if self.unit is Unit.NAMES else "10.0.0.0/8"
@@ -120,7 +124,7 @@ class Setting(Struct, frozen=True, kw_only=True):
             taken = msgspec.convert(value, self.type, strict=False)
             if self.unit in (Unit.DURATION, Unit.AGE):
                 self._check_duration(taken)
-            elif self.unit is Unit.BUDGET:
+            elif self.unit in (Unit.BUDGET, Unit.EVENTS):
                 read_budget(taken)
             elif self.unit is Unit.NETWORKS:
                 list(map(ip_network, taken))

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Struct
 
+from quell.controller.guardian_settings import GuardianSettings
 from quell.controller.kubernetes.settings import KubernetesSettings
 from quell.controller.own_settings import OwnEventSettings
 from quell.controller.syslog.settings import SyslogSettings
@@ -437,6 +438,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     log: LogSettings = LogSettings()
     kubernetes: KubernetesSettings = KubernetesSettings()
     own_events: OwnEventSettings = OwnEventSettings()
+    guardian: GuardianSettings = GuardianSettings()
 
     def value(self, name: str) -> object:
         """Of a setting by its name, such as safety.paused."""

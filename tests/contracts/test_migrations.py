@@ -28,7 +28,9 @@ from quell.storage import (
     audit,
     dead_letters,
     deliveries,
+    deviations,
     documents,
+    fingerprints,
     idempotency,
     inventory,
     join_tokens,
@@ -165,6 +167,18 @@ def ordered(store: Store) -> None:
     )
 
 
+def deviating(store: Store) -> None:
+    [(_, found)] = store.read(lambda connection: deviations.find(connection, deviations.Wanted(policies=["web"])))
+    assert (found.checksum, found.count, found.last, found.status) == ("c1", 3, WRITTEN + 60.25, "open")
+    assert found.deviation.addition == {"processPolicy": [{"id": "nc", "name": "nc", "exe": ["/bin/nc"]}]}
+    assert found.example is not None
+    assert found.example.subject == found.subject
+    [counts] = store.read(deviations.counts)
+    assert counts.instances == ("aa", "bb!")
+    [kept] = store.read(fingerprints.all_of)
+    assert (kept.kind, kept.name, kept.body) == ("image", "docker.io/library/nginx:1.27", b"\x80")
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -175,6 +189,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     7: addressed,
     8: summed,
     9: ordered,
+    10: deviating,
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 from live import Live, live
 from msgspec import Struct
 
@@ -135,6 +136,59 @@ AUDIT = {
         }
     ],
 }
+DEVIATION = {
+    "schema": "event_deviation:workload:1.0.0",
+    "id": "dev:n4Kd0QxT2hw:BCxyz:0",
+    "time": 1789000000.25,
+    "policy_name": "cart",
+    "policy_type": "container",
+    "policy_mode": "enforce",
+    "hostname": "node-1",
+    "container_uid": "cont:n4Kd0QxT2hw:BCxya:4f5e2c1b9a8d",
+    "ref": "proc:n4Kd0QxT2hw:aX-9qA:4711",
+    "deviation": {
+        "apiVersion": "spyderbat/v1",
+        "kind": "GuardianDeviation",
+        "metadata": {"type": "process", "checksum": "5f0c1d"},
+        "spec": {"processPolicy": [{"id": "nc_0", "name": "nc", "exe": ["/usr/bin/nc"], "euser": ["www"]}]},
+    },
+}
+POLICY = """\
+apiVersion: quell.dev/v1
+kind: Policy
+metadata: {name: cart, type: container}
+spec:
+  mode: audit
+  containerSelector: {matchFields: {image: "registry.example/shop/cart:*"}}
+  processPolicy:
+    - {id: cart, name: cart, exe: [/usr/bin/cart], euser: [www]}
+  networkPolicy: {ingress: [], egress: []}
+  response: {default: [{agentKillProcess: {}}, {makeRedFlag: {severity: high}}]}
+---
+apiVersion: quell.dev/v1
+kind: Ruleset
+metadata: {name: known-images, type: cluster}
+spec:
+  rules: [{target: "container::image", verb: allow, values: ["registry.example/shop/*"]}]
+"""
+OBSERVATION = {
+    "seen": "executed",
+    "time": 1789000000.25,
+    "subject": {
+        "node": "node-1",
+        "image": "registry.example/shop/cart:1.4",
+        "container": {"id": "4f5e2c1b9a8d" + "0" * 52, "name": "cart"},
+        "process": {
+            "pid": 4711,
+            "start_ticks": 880011,
+            "name": "nc",
+            "exe": "/usr/bin/nc",
+            "user": "www",
+            "lineage": [["cart", "/usr/bin/cart", "www", 4000, 870000], ["conmon", "/usr/bin/conmon", "root", 3990]],
+        },
+    },
+    "inside": 1,
+}
 EVE = {
     "timestamp": "2026-09-10T00:26:40.104211+0000",
     "flow_id": 1700000000000003,
@@ -157,7 +211,7 @@ EVE = {
 
 
 class Step(Struct, frozen=True):
-    """One request. body: JSON, or a document's text."""
+    """One request. operation "": only for what follows. body: JSON, or a document's text."""
 
     operation: str
     method: str
@@ -173,6 +227,7 @@ STEPS = (
     Step("send_trivy_events", "POST", "/v1/events/trivy?node=node-1", TRIVY),
     Step("send_kube_bench_events", "POST", "/v1/events/kube-bench?node=node-1", KUBE_BENCH),
     Step("send_k8s_audit_events", "POST", "/v1/events/k8s-audit?cluster=prod", AUDIT),
+    Step("send_deviation_events", "POST", "/v1/events/deviation", DEVIATION),
     Step("send_suricata_events", "POST", "/v1/events/suricata?node=node-1", EVE),
     Step("events", "GET", "/v1/events?limit=1"),
     Step("event", "GET", "/v1/events/detector-7-4711"),
@@ -223,6 +278,18 @@ STEPS = (
     Step("enable_rule", "POST", "/v1/rules/8/enable"),
     Step("delete_rule", "DELETE", "/v1/rules/8?unquarantine=true"),
     Step("restore_defaults", "POST", "/v1/rules/restore-defaults?reset=true"),
+    Step("", "POST", "/v1/documents", POLICY),
+    Step("send_observations", "POST", "/v1/observations", OBSERVATION),
+    Step("policies", "GET", "/v1/policies"),
+    Step("options_of_policies", "GET", "/v1/policies/options"),
+    Step("policy", "GET", "/v1/policies/cart"),
+    Step("deviations", "GET", "/v1/deviations?policy=cart&limit=1"),
+    Step("deviation", "GET", "/v1/deviations/cart/CHECKSUM"),
+    Step("disable_policy", "POST", "/v1/policies/cart/disable?unquarantine=true"),
+    Step("enable_policy", "POST", "/v1/policies/cart/enable"),
+    Step("set_policy_mode", "POST", "/v1/policies/cart/mode", {"mode": "enforce"}),
+    Step("rulesets", "GET", "/v1/rulesets"),
+    Step("ruleset", "GET", "/v1/rulesets/known-images"),
     Step("agents", "GET", "/v1/agents"),
     Step("join_token", "POST", "/v1/agents/join-tokens", {"ttl": 600}),
     Step(
@@ -287,17 +354,21 @@ _SECRETS = re.compile(r"quell_[A-Za-z0-9_-]{20,}|(?<=code=)[A-Za-z0-9_-]{20,}")
 def record(server: Live) -> dict[str, dict[str, Any]]:
     """Operation to request and response, without secrets."""
     found: dict[str, dict[str, Any]] = {}
-    join = ""
+    join = checksum = ""
     with server.client("admin") as admin:
         for step in STEPS:
             body = step.body
             if step.operation == "enrol":
                 body = {**body, "token": join}
+            if "CHECKSUM" in step.path:
+                step = msgspec.structs.replace(step, path=step.path.replace("CHECKSUM", checksum))  # noqa: PLW2901
             answer = _ask(admin, step, body)
             if answer.is_error:
                 raise AssertionError(f"{step.operation}: {answer.status_code} {answer.text}")
             if step.operation == "join_token":
                 join = answer.json()["token"]
+            if step.operation == "deviations":
+                checksum = answer.json()["items"][0]["checksum"]
             example: dict[str, Any] = {}
             if step.body is not None:
                 example["request"] = step.body
@@ -305,7 +376,8 @@ def record(server: Live) -> dict[str, dict[str, Any]]:
                 example["response"] = json.loads(_SECRETS.sub("quell_EXAMPLE", answer.text))
             elif answer.text:
                 example["response"] = answer.text
-            found[step.operation] = example
+            if step.operation:
+                found[step.operation] = example
     return found
 
 

@@ -37,7 +37,7 @@ from quell.agent.protected import Protected
 from quell.agent.watchlist import WatchList
 from quell.api.roles import Role
 from quell.catalogue.names import NAMES
-from quell.channel.messages import Isolated, Ordered
+from quell.channel.messages import Isolated, Observations, Ordered
 from quell.configuration import Configuration
 from quell.documents.load import load_text
 from quell.memory import measure
@@ -349,6 +349,15 @@ def groups_and_crash_loops(folder: Path) -> set[str]:
     return found
 
 
+def observations(folder: Path) -> set[str]:
+    """An agent that could not tell of all that it saw."""
+    with live(folder / "state", configuration=configured()) as server, server.client() as admin:
+        agent = ScriptedAgent(admin)
+        with agent.linked():
+            agent.say(Observations(lost=3))
+            return wait_for(admin, "Guardian.Observations.Lost")
+
+
 PROVOKED: dict[str, Callable[[Path], set[str]]] = {
     "Container.Start": agent_as_a_process,
     "Container.Stop": agent_as_a_process,
@@ -390,6 +399,7 @@ PROVOKED: dict[str, Callable[[Path], set[str]]] = {
     "RESTful.Read": people,
     "Group.Auto.Remove": groups_and_crash_loops,
     "Group.Auto.Promote": groups_and_crash_loops,
+    "Guardian.Observations.Lost": observations,
     "Agent.Memory.Pressure": agent_in_this_process,
     "Sensor.Events.Lost": agent_in_this_process,
     "Agent.Events.Lost": agent_in_this_process,

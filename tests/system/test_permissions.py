@@ -11,6 +11,7 @@ import pytest
 from live import Live, live
 
 from quell.api.ingest import ROUTES
+from quell.api.observing import PATH as OBSERVATIONS
 
 PAGE = Path(__file__).parents[2] / "docs/roles.md"
 ROLES = ("viewer", "author", "operator", "admin", "ingest")
@@ -78,6 +79,6 @@ def test_what_an_ingest_token_may(server: Live) -> None:
         ).status_code
         not in REFUSED
     }
-    assert allowed == {("POST", path) for path in ROUTES}
+    assert allowed == {("POST", path) for path in (*ROUTES, OBSERVATIONS)}
     for path in ("/", "/metrics", "/events/x"):
         assert httpx.get(server.url + path, headers={"Authorization": f"Bearer {secret}"}).status_code == 403, path

@@ -66,6 +66,15 @@ DEFAULTS: dict[str, Any] = {
     "own_events.containers": "120/1m",
     "own_events.memory_threshold": 90,
     "own_events.memory_pause": "10m",
+    "guardian.observe": "on",
+    "guardian.sockets": "10s",
+    "guardian.queue": 20_000,
+    "guardian.events_checksum": "60/1m",
+    "guardian.events_policy": "600/1m",
+    "guardian.deviations": 1000,
+    "guardian.deviations_age": "90d",
+    "guardian.fingerprints": 2000,
+    "guardian.fingerprints_age": "30d",
 }
 #: Those that may be changed while the controller runs.
 LIVE = {name for name in DEFAULTS if name.startswith("safety.")} - {"safety.allow_empty_protection"}

@@ -17,6 +17,8 @@ from quell.api.ingest import ROUTES, Ingest
 from quell.api.limits import RateLimit
 from quell.api.link import AgentLinks
 from quell.api.metrics import Metrics
+from quell.api.observing import PATH as OBSERVATIONS
+from quell.api.observing import Observing
 from quell.api.page import Page
 from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
@@ -49,10 +51,13 @@ class App:
                 paused=controller.settings.safety.paused,
                 memory_threshold=own.memory_threshold,
                 memory_pause=parse_duration(own.memory_pause),
+                observe=controller.guardian.wanted,
             ),
         )
+        controller.guardian.subscribe(self.links.tell)
         controller.live.subscribe(lambda settings: self.links.tell(Pause(paused=settings.safety.paused)))
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
+        self._observing = Observing(controller, self.auth, controller.settings.ingest)
         self._page = Page(controller, self.accounts)
         self._health = Health(controller)
         self._metrics = Metrics(controller, self.links)
@@ -75,6 +80,8 @@ class App:
         if kind == "http":
             if scope["method"] == "POST" and scope["path"] in ROUTES:
                 await self._ingest(scope, receive, send)
+            elif scope["method"] == "POST" and scope["path"] == OBSERVATIONS:
+                await self._observing(scope, receive, send)
             else:
                 await self._http(scope, receive, send)
         elif kind == "websocket":

@@ -11,6 +11,7 @@ from quell.detectors import Detector
 from quell.detectors.context import Context
 from quell.errors import EventError
 from quell.model.event import Event
+from quell.model.subject import Subject
 from quell.storage.tokens import Binding
 
 
@@ -39,24 +40,27 @@ class Bound:
         be one of those bound. What names no machine cannot be shown to be about one; of clusters there is mostly one.
         """
         event = self._decode(line, id=id, received=received)
-        subject, binding = event.subject, self._binding
-        if binding.clusters:
-            for named in (subject.cluster, subject.cluster_uid):
-                self._check("cluster", named, binding.clusters)
-        if binding.nodes:
-            if subject.node is None and subject.machine_id is None:
-                raise OutOfBinding(
-                    f"token {self._token} may send about nodes {', '.join(binding.nodes)}, the event names none"
-                )
-            for named in (subject.node, subject.machine_id):
-                self._check("node", named, binding.nodes)
+        check(event.subject, self._binding, self._token)
         return event
 
-    def _check(self, word: str, named: str | None, allowed: tuple[str, ...]) -> None:
-        if named is not None and not any(fnmatchcase(named, pattern) for pattern in allowed):
-            raise OutOfBinding(
-                f"token {self._token} may send about {word}s {', '.join(allowed)}, the event is about {named[:253]}"
-            )
+
+def check(subject: Subject, binding: Binding, token: str, what: str = "event") -> None:
+    """OutOfBinding: the token may not speak of this. what: calls it so."""
+    if binding.clusters:
+        for named in (subject.cluster, subject.cluster_uid):
+            _check(token, "cluster", named, binding.clusters, what)
+    if binding.nodes:
+        if subject.node is None and subject.machine_id is None:
+            raise OutOfBinding(f"token {token} may send about nodes {', '.join(binding.nodes)}, the {what} names none")
+        for named in (subject.node, subject.machine_id):
+            _check(token, "node", named, binding.nodes, what)
+
+
+def _check(token: str, word: str, named: str | None, allowed: tuple[str, ...], what: str) -> None:
+    if named is not None and not any(fnmatchcase(named, pattern) for pattern in allowed):
+        raise OutOfBinding(
+            f"token {token} may send about {word}s {', '.join(allowed)}, the {what} is about {named[:253]}"
+        )
 
 
 def implied(context: Context, binding: Binding, takes: frozenset[str]) -> Context:

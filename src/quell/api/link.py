@@ -10,7 +10,7 @@ import asyncio
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -30,6 +30,7 @@ from quell.channel.messages import (
     Hello,
     Isolated,
     Leaving,
+    Observations,
     Observed,
     Ordered,
     Proof,
@@ -89,6 +90,8 @@ class Controller(Protocol):
 
     def told_of_isolation(self, hello: Hello, isolated: Isolated) -> None: ...
 
+    def observed(self, hello: Hello, told: Observations) -> int: ...
+
 
 class AgentLinks:
     """The ASGI application, and the links that are up."""
@@ -133,10 +136,11 @@ class AgentLinks:
         if (link := self._links.get(agent)) is not None:
             link.end(REFUSED, reason)
 
-    def tell(self, message: FromController) -> None:
-        """Send a message to every agent whose link is up."""
+    def tell(self, message: FromController, nodes: Collection[str] | None = None) -> None:
+        """Send a message to every agent whose link is up; nodes: only to those of these machines."""
         for link in self._links.values():
-            link.send(message)
+            if nodes is None or link.hello.node in nodes:
+                link.send(message)
 
     def connected(self) -> list[str]:
         """Ids of the agents whose link is up."""
@@ -258,6 +262,8 @@ class _Link:
                     self._controller.dispatcher.reported(self.hello.agent, outcome)
                 case Seen() as seen:
                     self._controller.sighted(self.hello, seen)
+                case Observations() as told:
+                    self._refused["observation"] += self._controller.observed(self.hello, told)
                 case Leaving(reason=reason):
                     self._controller.agent_leaving(self.hello, reason[:_REASON])
                 case Isolated() as isolated:

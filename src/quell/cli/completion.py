@@ -14,6 +14,7 @@ import typer
 from quell.cli.connection import Connection, token_of
 
 if TYPE_CHECKING:
+    from quell.client import Client
     from quell.documents.options import CategoryOption, RuleOptions
 
 #: Seconds that somebody who pressed a key waits for a controller.
@@ -68,15 +69,44 @@ def webhooks(context: typer.Context) -> Offered:
 
 
 def rules(context: typer.Context) -> Offered:
-    """Ids and names; nothing where no controller answers."""
+    """Ids and names."""
+
+    def ask(client: Client) -> Iterable[tuple[str, str]]:
+        for rule in client.rules.all():
+            yield str(rule.id), rule.name
+            yield rule.name, str(rule.id)
+
+    return _asked(context, ask)
+
+
+def policies(context: typer.Context) -> Offered:
+    """Names; nothing where no controller answers."""
+    return _asked(context, lambda client: ((each.name, each.type) for each in client.policies.all()))
+
+
+def rulesets(context: typer.Context) -> Offered:
+    return _asked(context, lambda client: ((each.name, each.type) for each in client.rulesets.all()))
+
+
+def deviations(context: typer.Context) -> Offered:
+    """Checksums of those that are open, of the policy that the command line names."""
+    policy = context.params.get("policy")
+
+    def ask(client: Client) -> Iterable[tuple[str, str]]:
+        found = client.deviations.all(200, policy=[str(policy)] if policy else (), status=["open"])
+        return ((each.checksum, each.message[:_HELP]) for each in found)
+
+    return _asked(context, ask)
+
+
+def _asked(context: typer.Context, ask: Callable[[Client], Iterable[tuple[str, str]]]) -> Offered:
+    """What a controller offers; nothing where none answers."""
     from quell.client import Client
     from quell.errors import QuellError
 
     connection = _connection(context)
     with contextlib.suppress(QuellError), Client(connection.url, token_of(connection), timeout=_PATIENCE) as client:
-        for rule in client.rules.all():
-            yield str(rule.id), rule.name
-            yield rule.name, str(rule.id)
+        yield from ask(client)
 
 
 def in_bash(run: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from quell.cli import (
     audit,
     backups,
     completion,
+    deviations,
     doctor,
     documents,
     events,
@@ -23,11 +24,13 @@ from quell.cli import (
     importing,
     login,
     notifications,
+    policies,
     processes,
     quarantines,
     rbac,
     rejects,
     rules,
+    rulesets,
     settings,
     syslog,
     tokens,
@@ -92,6 +95,12 @@ app.command()(rbac.rbac)
 app.command()(demo.demo)
 app.add_typer(importing.app, name="import")
 app.add_typer(rules.app, name="rules")
+app.add_typer(policies.app, name="policies")
+app.add_typer(policies.app, name="policy", hidden=True)
+app.add_typer(rulesets.app, name="rulesets")
+app.add_typer(rulesets.app, name="ruleset", hidden=True)
+app.add_typer(deviations.app, name="deviations")
+app.add_typer(deviations.app, name="deviation", hidden=True)
 app.add_typer(events.app, name="events")
 app.add_typer(notifications.app, name="notifications")
 app.add_typer(flags.app, name="flags")

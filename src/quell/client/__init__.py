@@ -20,6 +20,7 @@ from quell.client.documents import Documents
 from quell.client.events import Events
 from quell.client.inventory import Inventory
 from quell.client.notifications import Notifications
+from quell.client.policies import Deviations, Policies, Rulesets
 from quell.client.rules import Rules
 from quell.client.session import Session
 from quell.client.settings import ControllerSettings
@@ -36,11 +37,14 @@ class Client:
         self.agents = Agents(session)
         self.audit = Audit(session)
         self.backups = Backups(session)
+        self.deviations = Deviations(session)
         self.documents = Documents(session)
         self.events = Events(session)
         self.inventory = Inventory(session)
         self.notifications = Notifications(session)
+        self.policies = Policies(session)
         self.rules = Rules(session)
+        self.rulesets = Rulesets(session)
         self.settings = ControllerSettings(session)
         self.syslog = SyslogReceivers(session)
         self.webhooks = Webhooks(session)

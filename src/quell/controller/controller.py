@@ -16,12 +16,13 @@ import structlog
 
 from quell import metrics
 from quell.channel.keys import load_or_create_key
-from quell.channel.messages import Hello, Isolated, Seen
+from quell.channel.messages import Hello, Isolated, Observations, Seen
 from quell.configuration import Origin
 from quell.controller.audit_keeper import AuditKeeper
 from quell.controller.chains import Chains
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.editing import Changed, Editing
+from quell.controller.guardian import Guardian
 from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.isolation import Isolation
@@ -49,8 +50,9 @@ from quell.matching.index import (
 )
 from quell.model.action import word
 from quell.model.decision import Command, Flag, Outcome, StateChange
-from quell.model.event import Event
+from quell.model.event import Category, Event
 from quell.model.explanation import Explanation, facts
+from quell.model.observation import Observation
 from quell.model.sighting import Sightings
 from quell.model.subject import Subject
 from quell.response import refusals
@@ -70,6 +72,8 @@ _REPLAY_BYTES = 4 << 20
 
 #: What an agent's hello says beside who it is.
 _SAID = ("version", "boot_id", "boot_time", "capabilities", "limits", "host_netns")
+#: The detector whose word an agent's observations are.
+_SENSOR = "sensor"
 #: What an agent must be able to do for its containers to count as secured.
 _ISOLATES = "quarantine"
 
@@ -163,6 +167,10 @@ class Controller:
             self._write_failed,
             self.inventory,
         )
+        self.guardian = Guardian(
+            store, self.inventory, settings.guardian, time.time, submit=self.pipeline.submit, teller=self.teller
+        )
+        self.guardian.use(documents, self.pipeline.index)
         self.isolation = Isolation(store, self.pipeline, self.inventory, self.chains, time.time, self._submit_own)
         self._set_agents()
         _freeze()
@@ -227,6 +235,7 @@ class Controller:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.dispatcher.stop()
         await asyncio.gather(self.cluster_actions.stop(), self.webhooks.stop(), self.syslog.stop())
+        self.guardian.close()
         self.inventory.close()
         self.names.save()
         await asyncio.to_thread(self._keeper.tell)
@@ -241,7 +250,30 @@ class Controller:
         """
         written = self.pipeline.submit(events)
         self.names.note(events)
+        deviations = [event for event in events if event.category is Category.DEVIATION]
+        for event in deviations:
+            self.guardian.note(event, self.pipeline.index)
         return written
+
+    def observed(self, hello: Hello, told: Observations) -> int:
+        """What an agent saw of the workloads on its machine. How many are refused: they are of another machine."""
+        own = [each for each in told.observations if _is_of(each.subject, hello)]
+        self.guardian.take(agent_source(hello.agent), _SENSOR, own)
+        if told.lost:
+            self.guardian.lost(hello.node, told.lost)
+        refused = len(told.observations) - len(own)
+        if refused:
+            metrics.observations_refused(refused)
+            _log.warning("an agent told of what is not on its machine", agent=hello.agent, observations=refused)
+        return refused
+
+    def observe(self, observations: Sequence[Observation], *, origin: str, sender: str) -> None:
+        """What others saw of workloads. origin: the detector whose word it is. sender: a token, such as token/ci.
+
+        QueueFull: so many do not fit now; none was taken.
+        """
+        self.guardian.check(len(observations))
+        self.guardian.take(sender, origin, observations)
 
     def tell_following(self, name: str, subject: Subject, message: str, delivery: str) -> None:
         """An event of Quell's own about a request. delivery: the id of the webhook's delivery that made it; "": none did."""
@@ -312,6 +344,7 @@ class Controller:
 
     def _decide_by(self, documents: Documents, index: Index) -> None:
         self.pipeline.use(index)
+        self.guardian.use(documents, index)
         self.webhooks.set_endpoints({webhook.name: webhook for webhook in documents.webhooks})
         self.syslog.set_receivers({receiver.name: receiver for receiver in documents.syslogs})
         _freeze()
@@ -480,6 +513,7 @@ class Controller:
             await asyncio.sleep(_TICK)
             self.inventory.tick()
             self.happenings.tick()
+            self.guardian.tick()
             if self.pipeline.suspended:
                 continue
             try:
@@ -504,6 +538,12 @@ class Controller:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _is_of(subject: Subject, hello: Hello) -> bool:
+    """Whether it says that it is on the agent's own machine, and nothing else."""
+    named = ((subject.node, hello.node), (subject.machine_id, hello.machine_id))
+    return any(said is not None for said, _ in named) and all(said in (None, own) for said, own in named)
 
 
 def _told(error: StoreError | None) -> None:

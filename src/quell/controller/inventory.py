@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,8 +27,9 @@ from quell.inventory.membership import Membership
 from quell.inventory.statements import KINDS, key_of, kind_of, rank_of
 from quell.matching.groups import EXTERNAL, NODES, RESERVED
 from quell.matching.index import Index
-from quell.model.event import Event
+from quell.model.event import Category, Event, Level
 from quell.model.sighting import ContainerSeen, Gone, ImageSeen, NodeSeen, PodSeen, ServiceSeen, Sighting, Sightings
+from quell.model.subject import Subject
 from quell.response.facts import Workload
 from quell.storage import inventory as stored
 from quell.storage.store import Store
@@ -118,12 +119,38 @@ class LiveInventory:
         self._learned = (0, 0)
         self._parts: deque[Sightings] = deque()
         self._work: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[Collection[str]], None]] = []
+        #: Rises when something changed that is no part of any workload, such as a node's cluster.
+        self.generation = 0
         self.workloads: Mapping[str, Workload] = self._inventory.workloads
         self.events = WorkloadEvents(store, teller, clock, quota, self.workloads)
 
     def enrich(self, event: Event) -> Enriched | None:
         """See quell.inventory.enrichment."""
         return self._enricher(event)
+
+    def filled(self, subject: Subject, source: str) -> Subject:
+        """What is known of a subject that somebody saw, as for an event of that source."""
+        event = Event(
+            id="",
+            time=None,
+            received=self._clock(),
+            source=source,
+            category=Category.EVENT,
+            name="",
+            level=Level.DEBUG,
+            subject=subject,
+            raw=b"",
+        )
+        enriched = self._enricher(event)
+        found = subject if enriched is None else enriched.event.subject
+        if found.cluster is None and found.node is not None and not found.is_workload:
+            return msgspec.structs.replace(found, cluster=self._inventory.cluster_of_node(found.node))
+        return found
+
+    def subscribe(self, listener: Callable[[Collection[str]], None]) -> None:
+        """Call it with the ids of workloads that are other than before."""
+        self._listeners.append(listener)
 
     @property
     def refused(self) -> Counter[str]:
@@ -221,7 +248,10 @@ class LiveInventory:
         if changed.workloads:
             self._membership.changed(changed.workloads)
             self.events.changed(changed.workloads, said=said)
+            for listener in self._listeners:
+                listener(changed.workloads)
         if changed.nodes:
+            self.generation += 1
             self._enricher.forget()
             self._nodes_changed()
 

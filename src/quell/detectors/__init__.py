@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 from quell.detectors.context import Context, Part
 from quell.detectors.deviation import DeviationRecords
 from quell.detectors.falco import Falco
+from quell.detectors.guardian import Guardian
 from quell.detectors.kube_bench import KubeBench
 from quell.detectors.kubernetes_audit import KubernetesAudit
 from quell.detectors.native import Native
@@ -80,6 +81,7 @@ POSTED: Mapping[str, Detector] = {
 }
 DETECTORS: Mapping[str, Detector] = {
     **POSTED,
+    "guardian": Guardian(),
     "quell": Own(),
     "sensor": Sensor(),
 }

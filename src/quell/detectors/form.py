@@ -190,6 +190,8 @@ class AdditionForm(Struct, kw_only=True, forbid_unknown_fields=True, rename="cam
     process_policy: list[dict[str, Any]] = []
     network_policy: dict[str, list[dict[str, Any]]] = {}
     rules: list[dict[str, Any]] = []
+    #: Beside rules: the denies of a value that have to go for it.
+    without: list[dict[str, Any]] = []
 
 
 class DeviationForm(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -207,6 +209,8 @@ class DeviationForm(Struct, kw_only=True, forbid_unknown_fields=True):
     addition: AdditionForm | None = None
     #: Of a ruleset: target -> the patterns that denied it.
     matched: dict[str, tuple[str, ...]] = {}
+    #: What is not known, so that it might be allowed after all; then nothing destructive is done.
+    unproven: str = ""
 
 
 class EventForm(Struct, kw_only=True, forbid_unknown_fields=True):

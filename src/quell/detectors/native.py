@@ -83,7 +83,7 @@ def decode(
     entry = _entry_of(form.name)
     category, kind = _category_of(form, entry)
     section = read_section(form.details, category)
-    subject = _subject_of(form.subject or _EMPTY)
+    subject = subject_of(form.subject or _EMPTY)
     if section is not None:
         name = entry.name if entry else form.name
         details_of(section, name, kind, _container_id(form))
@@ -184,7 +184,7 @@ def _container_id(form: EventForm) -> str | None:
     return form.subject.container.id if form.subject is not None and form.subject.container is not None else None
 
 
-def _subject_of(form: SubjectForm) -> Subject:
+def subject_of(form: SubjectForm) -> Subject:
     container = form.container
     image = form.image or None
     if container is not None and container.image:

@@ -112,6 +112,7 @@ def details_of(section: Section, name: str, kind: Kind | None, reporting: str | 
                 connection=_connection(section.connection),
                 addition=msgspec.to_builtins(section.addition or AdditionForm()),
                 matched=section.matched,
+                unproven=section.unproven,
             )
 
 

@@ -176,6 +176,11 @@ class Index:
             misses.append(policy.near_miss(details) if policy.asked(reading, details) is None else None)
         return tuple([miss for miss in misses if miss is not None])
 
+    def policy_of(self, deviation: Deviation) -> Policy | None:
+        """The enabled policy that a deviation names, by its uid or name."""
+        found = self._policies.of(deviation)
+        return None if found is None else found.policy
+
     def groups_of(self, event: Event, world: World, now: float = 0.0) -> tuple[str, ...]:
         """Names of the groups that the event's subject is a member of."""
         return self.memberships.read(_reading(event, world, now))

@@ -1,0 +1,278 @@
+"""Policies, one by one: what each does now and finds, switched, widened and tried. Documents (quell.api.routes.documents)
+are the same policies by file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from litestar import Request, Response, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from msgspec import Struct
+
+from quell.api.etag import etag, expect
+from quell.api.pages import Cursor, Limit, Page, page_of
+from quell.api.problem import Refusal
+from quell.api.roles import Permission, needs
+from quell.api.routes.documents import DryRun, OfOneVersion, Source, TakeOver, Unquarantine, editor, refused
+from quell.api.services import Services
+from quell.controller.controller import Controller
+from quell.controller.editing import Change
+from quell.controller.policy_changes import plan_enable, plan_mode
+from quell.controller.rule_changes import Options
+from quell.controller.rulebook import Edition, Kept, Key, Plan
+from quell.documents.options import WebhookOption
+from quell.documents.policy_options import PolicyOptions, policy_options
+from quell.documents.references import untold
+from quell.documents.write import to_document
+from quell.matching.policies import PolicyStatus
+from quell.matching.policies import status as policy_status
+from quell.model.policy import Policy, PolicyType
+from quell.model.rule import Mode, Webhook
+
+_Call = Request[Any, Any, Any]
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """Deviations that are open: how many different ones, and how often they came."""
+
+    unique: int
+    total: int
+
+
+class ShownPolicy(Struct, frozen=True, kw_only=True):
+    """A policy in force, and what it finds."""
+
+    name: str
+    type: str
+    enabled: bool
+    #: audit or enforce.
+    mode: str
+    #: Disabled, Auditing, Enforcing or Pending.
+    status: str
+    #: Why it does less than it says.
+    notes: list[str]
+    rulesets: list[str]
+    deviations: Found
+    #: The document's spec.
+    policy: dict[str, Any]
+    uid: str | None
+    #: Keys of the quarantines that it holds.
+    quarantines: list[str]
+    revision: int
+    source: str | None
+    created: float | None
+    changed: float | None
+    changed_by: str | None
+
+
+class Switched(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    mode: Literal["audit", "enforce"]
+
+
+def routes(services: Services) -> list[HTTPRouteHandler]:
+    return [*_reading(services), *_switching(services)]
+
+
+def _reading(services: Services) -> list[HTTPRouteHandler]:
+    controller = services.controller
+
+    @get(
+        "/v1/policies",
+        summary="The policies, by name, with what each does now and finds",
+        description="The ETag is the version of all documents together, whatever the filters show.",
+        opt=needs(Permission.READ),
+    )
+    async def policies(
+        type: Annotated[PolicyType | None, QueryParameter(description="Only of this type.")] = None,  # noqa: A002 - the word of the documents
+        status: Annotated[PolicyStatus | None, QueryParameter(description="Only those in this state.")] = None,
+        name: FromQuery[str | None] = None,
+        limit: Limit = 1000,
+        cursor: Cursor = None,
+    ) -> Response[Page[ShownPolicy]]:
+        show = _showing(controller)
+        rulesets = _rulesets(controller)
+        found = [
+            (policy, kept)
+            for policy, kept in _standing(controller)
+            if type in (None, policy.type)
+            and name in (None, policy.name)
+            and status in (None, policy_status(policy, rulesets))
+        ]
+        shown = page_of(found, limit, cursor, lambda item: item[0].name)
+        page = Page(items=[show(policy, kept) for policy, kept in shown.items], next=shown.next)
+        return Response(page, headers=etag(controller.rulebook.revision))
+
+    @get(
+        "/v1/policies/options",
+        summary="What can be written in a policy or ruleset: types, selectors, lists, actions; rulesets and webhooks",
+        opt=needs(Permission.READ),
+    )
+    async def options_of_policies() -> PolicyOptions:
+        webhooks = [kept.thing for kept in controller.rulebook.kept.values() if isinstance(kept.thing, Webhook)]
+        return policy_options(
+            sorted(_rulesets(controller)),
+            [
+                WebhookOption(name=each.name, type=each.type.value, enabled=each.enable, default=each.default)
+                for each in webhooks
+            ],
+        )
+
+    @get("/v1/policies/{name:str}", summary="One policy, by its name", opt=needs(Permission.READ))
+    async def policy(name: FromPath[str]) -> Response[ShownPolicy]:
+        found, kept = _one(controller, name)
+        return Response(_showing(controller)(found, kept), headers=etag(kept.revision))
+
+    return [policies, options_of_policies, policy]
+
+
+def _switching(services: Services) -> list[HTTPRouteHandler]:
+    controller = services.controller
+
+    @post(
+        "/v1/policies/{name:str}/mode",
+        status_code=200,
+        summary="Switch a policy between audit and enforce",
+        description="A destructive one takes the permission operate.",
+        operation_class=OfOneVersion,
+        opt=needs(Permission.RULES),
+    )
+    async def set_policy_mode(
+        request: _Call,
+        name: FromPath[str],
+        data: JSONBody[Switched],
+        dry_run: DryRun = False,
+        source: Source = None,
+        take_over: TakeOver = False,
+    ) -> Response[Change]:
+        options = Options(source=source or "", take_over=take_over)
+        return await _changed(
+            controller,
+            request,
+            name,
+            lambda kept, edition: plan_mode(kept, name, Mode(data.mode), edition, options),
+            dry_run=dry_run,
+        )
+
+    @post(
+        "/v1/policies/{name:str}/enable",
+        status_code=200,
+        summary="Enable a policy",
+        description="A destructive one takes the permission operate.",
+        operation_class=OfOneVersion,
+        opt=needs(Permission.RULES),
+    )
+    async def enable_policy(
+        request: _Call,
+        name: FromPath[str],
+        dry_run: DryRun = False,
+        source: Source = None,
+        take_over: TakeOver = False,
+    ) -> Response[Change]:
+        options = Options(source=source or "", take_over=take_over)
+        return await _changed(
+            controller,
+            request,
+            name,
+            lambda kept, edition: plan_enable(kept, name, on=True, edition=edition, options=options),
+            dry_run=dry_run,
+        )
+
+    @post(
+        "/v1/policies/{name:str}/disable",
+        status_code=200,
+        summary="Disable a policy",
+        description="What it isolated stays isolated unless `unquarantine` is said; the answer names it.",
+        operation_class=OfOneVersion,
+        opt=needs(Permission.RULES),
+    )
+    async def disable_policy(
+        request: _Call,
+        name: FromPath[str],
+        dry_run: DryRun = False,
+        source: Source = None,
+        take_over: TakeOver = False,
+        unquarantine: Unquarantine = False,
+    ) -> Response[Change]:
+        options = Options(source=source or "", take_over=take_over, unquarantine=unquarantine)
+        return await _changed(
+            controller,
+            request,
+            name,
+            lambda kept, edition: plan_enable(kept, name, on=False, edition=edition, options=options),
+            dry_run=dry_run,
+        )
+
+    return [set_policy_mode, enable_policy, disable_policy]
+
+
+async def _changed(
+    controller: Controller,
+    request: _Call,
+    name: str,
+    make: Callable[[Mapping[Key, Kept], Edition], Plan],
+    *,
+    dry_run: bool,
+) -> Response[Change]:
+    """A change of one policy, for its version. Refusal 404, 412."""
+    _one(controller, name)
+
+    def check() -> None:
+        expect(request, _one(controller, name)[1].revision)
+
+    done = await refused(controller.rulebook.change(make, editor(request), dry_run=dry_run, expect=check))
+    [change] = done.changes
+    return Response(change, headers=etag(change.revision))
+
+
+def _standing(controller: Controller) -> list[tuple[Policy, Kept]]:
+    """By name."""
+    return [(kept.thing, kept) for kept in controller.rulebook.kept.values() if isinstance(kept.thing, Policy)]
+
+
+def _one(controller: Controller, name: str) -> tuple[Policy, Kept]:
+    """Refusal 404."""
+    kept = controller.rulebook.kept.get(Key("Policy", name))
+    if kept is None or not isinstance(kept.thing, Policy):
+        raise Refusal(404, f"there is no policy {name[:253]}")
+    return kept.thing, kept
+
+
+def _rulesets(controller: Controller) -> set[str]:
+    return {key.name for key in controller.rulebook.kept if key.kind == "Ruleset"}
+
+
+def _showing(controller: Controller) -> Callable[[Policy, Kept], ShownPolicy]:
+    held, rulesets = controller.holdings(), _rulesets(controller)
+    found = controller.guardian.deviations.totals()
+    things = [kept.thing for kept in controller.rulebook.kept.values()]
+    webhooks = {thing.name: thing for thing in things if isinstance(thing, Webhook)}
+
+    def show(policy: Policy, kept: Kept) -> ShownPolicy:
+        unique, total = found.get(policy.name, (0, 0))
+        missing = [
+            f"ruleset {name} is not there: the policy is Pending" for name in policy.rulesets if name not in rulesets
+        ]
+        told = untold(policy, webhooks)
+        return ShownPolicy(
+            name=policy.name,
+            type=policy.type.value,
+            enabled=policy.enabled,
+            mode=policy.mode.value,
+            status=policy_status(policy, rulesets).value,
+            notes=[*missing, *([told] if told else []), *controller.guardian.doubts(policy)],
+            rulesets=list(policy.rulesets),
+            deviations=Found(unique=unique, total=total),
+            policy=to_document(policy)["spec"],
+            uid=policy.uid or None,
+            quarantines=held.get(f"policy/{policy.name}", []),
+            revision=kept.revision,
+            source=kept.source or None,
+            created=kept.created or None,
+            changed=kept.changed or None,
+            changed_by=kept.changed_by or None,
+        )
+
+    return show
