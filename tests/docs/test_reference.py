@@ -24,7 +24,7 @@ def test_every_setting_says_what_it_means() -> None:
     assert [row[0] for row in rows if len(row[2]) < 10] == []
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.name)
 def test_each_example_loads_without_a_warning(example: Path) -> None:
     documents = load_paths([example])
     assert not documents.warnings
