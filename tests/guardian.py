@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+from hypothesis import strategies as st
+
 from quell.model.observation import Observation, Peer, Seen
 from quell.model.policy import (
+    Block,
     Direction,
     Expected,
+    Names,
     NetworkRule,
     Operator,
     Policy,
@@ -140,3 +146,76 @@ def rule(target: str, *values: str, allow: bool = True, scope: tuple[Selector, .
 
 def ruleset(*rules: RulesetRule, name: str = "rules") -> Ruleset:
     return Ruleset(name=name, type=PolicyType.CLUSTER, rules=rules)
+
+
+# ---- for properties
+
+#: Few values, so that trees and chains meet often.
+NAMES, EXES, USERS = ("a", "b", "ab"), ("/a", "/b"), ("u", "v")
+facts = st.tuples(st.sampled_from(NAMES), st.sampled_from(EXES), st.sampled_from(USERS))
+chains = st.lists(facts, min_size=1, max_size=6).map(tuple)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[ProcessNode, ...]:
+    count = itertools.count()
+
+    def nodes(depth: int) -> tuple[ProcessNode, ...]:
+        return tuple(
+            ProcessNode(
+                id=f"n{next(count)}",
+                name=draw(st.sampled_from((*NAMES, "a*", "?", "[ab]"))),
+                exe=tuple(draw(st.lists(st.sampled_from((*EXES, "/*")), max_size=2))),
+                euser=tuple(draw(st.lists(st.sampled_from((*USERS, "*")), max_size=1))),
+                children=nodes(depth - 1) if depth else (),
+            )
+            for _ in range(draw(st.integers(0, 3)))
+        )
+
+    return nodes(draw(st.integers(0, 3)))
+
+
+cidrs = st.sampled_from(("10.0.0.0/8", "10.0.0.0/30", "10.0.0.2/32", "0.0.0.0/0", "fd00::/8", "::/0"))
+hosts = ("a.example", "b.example")
+ports = st.builds(
+    lambda low, width, protocol: Ports(port=low, end=low + width if width else None, protocol=protocol),
+    st.integers(1, 4),
+    st.integers(0, 2),
+    st.sampled_from(("TCP", "UDP")),
+)
+network_rules = st.builds(
+    NetworkRule,
+    peers=st.lists(
+        st.builds(Block, cidr=cidrs, exceptions=st.lists(cidrs, max_size=1).map(tuple))
+        | st.builds(Names, names=st.lists(st.sampled_from((*hosts, "*.example")), min_size=1, max_size=2).map(tuple)),
+        min_size=1,
+        max_size=2,
+    ).map(tuple),
+    ports=st.lists(ports, min_size=1, max_size=2).map(tuple),
+    processes=st.lists(st.sampled_from(("n0", "n1", "n2")), max_size=2).map(tuple),
+)
+
+requirements = st.sampled_from(
+    (
+        ("app", "web", Operator.IN),
+        ("app", "d*", Operator.IN),
+        ("app", "web", Operator.NOT_IN),
+        ("tier", "x", Operator.NOT_IN),
+    )
+)
+
+
+def _selector(kind: SelectorKind, requirement: tuple[str, str, Operator]) -> Selector:
+    key, value, operator = requirement
+    return selector(kind, key, value, operator=operator)
+
+
+selectors = st.builds(_selector, st.sampled_from((SelectorKind.POD, SelectorKind.NAMESPACE)), requirements)
+labels = st.dictionaries(st.sampled_from(("app", "tier")), st.sampled_from(("web", "db", "x")))
+ruleset_rules = st.builds(
+    RulesetRule,
+    target=st.sampled_from(("container::image", "container::containerName")),
+    allow=st.booleans(),
+    values=st.lists(st.sampled_from(("web", "db", "w*", "*", "?b")), min_size=1, max_size=2).map(tuple),
+    selectors=st.lists(selectors, max_size=2, unique_by=lambda each: each.kind).map(tuple),
+)

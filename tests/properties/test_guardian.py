@@ -6,7 +6,22 @@ import itertools
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.guardian import connects, policy, ruleset, seen, selector, workload
+from tests.guardian import (
+    EXES,
+    NAMES,
+    USERS,
+    chains,
+    connects,
+    hosts,
+    labels,
+    network_rules,
+    policy,
+    ruleset,
+    ruleset_rules,
+    seen,
+    trees,
+    workload,
+)
 from tests.support import naive_guardian as naive
 
 from quell.guardian.chain import Chain
@@ -15,25 +30,15 @@ from quell.guardian.processes import Tree
 from quell.guardian.room import Room
 from quell.model.observation import Peer
 from quell.model.policy import (
-    Block,
     Direction,
     Expected,
-    Names,
     NetworkRule,
-    Operator,
     PolicyType,
-    Ports,
     ProcessNode,
     RulesetRule,
-    Selector,
-    SelectorKind,
 )
 from quell.model.subject import Pod
 
-#: Few values, so that trees and chains meet often.
-NAMES, EXES, USERS = ("a", "b", "ab"), ("/a", "/b"), ("u", "v")
-facts = st.tuples(st.sampled_from(NAMES), st.sampled_from(EXES), st.sampled_from(USERS))
-chains = st.lists(facts, min_size=1, max_size=6).map(tuple)
 unsure = st.lists(
     st.tuples(
         st.none() | st.sampled_from(NAMES), st.none() | st.sampled_from(EXES), st.none() | st.sampled_from(USERS)
@@ -41,25 +46,6 @@ unsure = st.lists(
     min_size=1,
     max_size=3,
 ).map(tuple)
-
-
-@st.composite
-def trees(draw: st.DrawFn) -> tuple[ProcessNode, ...]:
-    count = itertools.count()
-
-    def nodes(depth: int) -> tuple[ProcessNode, ...]:
-        return tuple(
-            ProcessNode(
-                id=f"n{next(count)}",
-                name=draw(st.sampled_from((*NAMES, "a*", "?", "[ab]"))),
-                exe=tuple(draw(st.lists(st.sampled_from((*EXES, "/*")), max_size=2))),
-                euser=tuple(draw(st.lists(st.sampled_from((*USERS, "*")), max_size=1))),
-                children=nodes(depth - 1) if depth else (),
-            )
-            for _ in range(draw(st.integers(0, 3)))
-        )
-
-    return nodes(draw(st.integers(0, 3)))
 
 
 @given(trees(), st.lists(chains, min_size=1, max_size=8), st.integers(1, 40))
@@ -102,9 +88,7 @@ def test_a_chain_whose_beginning_is_not_known_may_be_below_anything(
         assert tree.possible(Chain(chain, is_whole=False)).is_expected
 
 
-cidrs = st.sampled_from(("10.0.0.0/8", "10.0.0.0/30", "10.0.0.2/32", "0.0.0.0/0", "fd00::/8", "::/0"))
 ips = st.sampled_from(("10.0.0.1", "10.0.0.2", "8.8.8.8", "fd00::1", "2001:db8::1"))
-hosts = ("a.example", "b.example")
 peers = st.builds(
     Peer,
     direction=st.just(Direction.EGRESS),
@@ -112,23 +96,6 @@ peers = st.builds(
     port=st.integers(1, 4),
     protocol=st.sampled_from(("TCP", "UDP")),
     dns=st.sampled_from(hosts),
-)
-ports = st.builds(
-    lambda low, width, protocol: Ports(port=low, end=low + width if width else None, protocol=protocol),
-    st.integers(1, 4),
-    st.integers(0, 2),
-    st.sampled_from(("TCP", "UDP")),
-)
-network_rules = st.builds(
-    NetworkRule,
-    peers=st.lists(
-        st.builds(Block, cidr=cidrs, exceptions=st.lists(cidrs, max_size=1).map(tuple))
-        | st.builds(Names, names=st.lists(st.sampled_from((*hosts, "*.example")), min_size=1, max_size=2).map(tuple)),
-        min_size=1,
-        max_size=2,
-    ).map(tuple),
-    ports=st.lists(ports, min_size=1, max_size=2).map(tuple),
-    processes=st.lists(st.sampled_from(("n0", "n1", "n2")), max_size=2).map(tuple),
 )
 
 
@@ -143,32 +110,6 @@ def test_connections_are_expected_where_a_rule_names_peer_port_and_process(
         found = watch.compare(connects(*chain, ip=peer.ip, port=peer.port, dns=peer.dns, protocol=peer.protocol))
         assert (found is None) is naive.connects(rules, peer, nodes)
         assert found is None or not found.unproven
-
-
-requirements = st.sampled_from(
-    (
-        ("app", "web", Operator.IN),
-        ("app", "d*", Operator.IN),
-        ("app", "web", Operator.NOT_IN),
-        ("tier", "x", Operator.NOT_IN),
-    )
-)
-
-
-def _selector(kind: SelectorKind, requirement: tuple[str, str, Operator]) -> Selector:
-    key, value, operator = requirement
-    return selector(kind, key, value, operator=operator)
-
-
-selectors = st.builds(_selector, st.sampled_from((SelectorKind.POD, SelectorKind.NAMESPACE)), requirements)
-labels = st.dictionaries(st.sampled_from(("app", "tier")), st.sampled_from(("web", "db", "x")))
-ruleset_rules = st.builds(
-    RulesetRule,
-    target=st.sampled_from(("container::image", "container::containerName")),
-    allow=st.booleans(),
-    values=st.lists(st.sampled_from(("web", "db", "w*", "*", "?b")), min_size=1, max_size=2).map(tuple),
-    selectors=st.lists(selectors, max_size=2).map(tuple),
-)
 
 
 @given(st.lists(ruleset_rules, max_size=6), st.sampled_from(("web", "db")), labels, labels)

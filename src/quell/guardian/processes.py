@@ -65,6 +65,9 @@ class _Level:
                 yield number
 
 
+_CHILDLESS = _Level(())
+
+
 class _Node:
     __slots__ = ("_exe", "_name", "_users", "children", "id", "listening")
 
@@ -75,7 +78,7 @@ class _Node:
         self._exe = Listed(node.exe)
         self._users = Listed(users)
         self.listening = node.listening
-        self.children = _Level(())
+        self.children = _CHILDLESS
 
     def takes(self, step: Step, *, unknown: bool) -> bool:
         """unknown: the answer about a fact that is missing."""
@@ -96,9 +99,9 @@ class Tree:
         self._names: list[str] = []
         self._roots = self._level(roots, ())
         self._numbers: dict[str, int] = {node.id: number for number, node in reversed([*enumerate(self._nodes)])}
+        self._room = room
         self._strict = _Automaton(self._nodes, self._roots, self._roots, room, lenient=False)
-        anywhere = _Level([*enumerate(self._names)])
-        self._lenient = _Automaton(self._nodes, self._roots, anywhere, room, lenient=True)
+        self._lenient: _Automaton | None = None
 
     def place(self, chain: Chain) -> Place:
         """Where it is proved to be: a fact that is missing fits nothing, and neither does a chain that is not whole."""
@@ -106,6 +109,10 @@ class Tree:
 
     def possible(self, chain: Chain) -> Place:
         """Where it could be: a fact that is missing fits everything, and a chain that is not whole begins anywhere."""
+        if self._lenient is None:
+            # Seldom asked: what is expected, as most is, needs no second look.
+            anywhere = _Level([*enumerate(self._names)])
+            self._lenient = _Automaton(self._nodes, self._roots, anywhere, self._room, lenient=True)
         return self._lenient.place(chain)
 
     def listens(self, nodes: Sequence[int], protocol: str, port: int) -> bool:
@@ -130,7 +137,8 @@ class Tree:
             numbered.append((len(self._nodes), written.name))
             self._nodes.append(node)
             self._names.append(written.name)
-            node.children = self._level(written.children, own)
+            if written.children:
+                node.children = self._level(written.children, own)
         return _Level(numbered)
 
 

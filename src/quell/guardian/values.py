@@ -7,21 +7,27 @@ from collections.abc import Iterable
 from quell.catalogue.forms import is_glob
 from quell.matching.patterns import glob
 
+_NOTHING: frozenset[str] = frozenset()
+
 
 class Listed:
     """Values and globs, of which one must fit."""
 
-    __slots__ = ("_exact", "_patterns", "is_empty")
+    __slots__ = ("_exact", "_only", "_patterns", "is_empty")
 
     def __init__(self, values: Iterable[str]) -> None:
         """ValueError: a glob cannot be read."""
         values = tuple(values)
-        self._exact = frozenset(values)
+        #: Most often there is one.
+        self._only = values[0] if len(values) == 1 else None
+        self._exact = frozenset(values) if len(values) > 1 else _NOTHING
         self._patterns = tuple(glob(value).matches for value in values if is_glob(value))
         self.is_empty = not values
 
     def takes(self, value: str) -> bool:
-        return value in self._exact or any(matches(value) for matches in self._patterns)
+        if value == self._only or value in self._exact:
+            return True
+        return bool(self._patterns) and any(matches(value) for matches in self._patterns)
 
 
 def literal(value: str) -> str:
