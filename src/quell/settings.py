@@ -202,6 +202,51 @@ class SafetySettings(Struct, frozen=True, forbid_unknown_fields=True):
             live=True,
         ),
     ] = "10/1m"
+    budget_replicas: Annotated[
+        int,
+        setting(
+            "Share of a workload owner's replicas that may be acted on in a minute; one always may. More are held.",
+            unit=Unit.PERCENT,
+            reason="Half of the replicas go on serving.",
+            risk="Too high takes a whole service down at once.",
+            live=True,
+            ge=1,
+            le=100,
+        ),
+    ] = 50
+    budget_isolated: Annotated[
+        int,
+        setting(
+            "Share of all running workloads that may be isolated at once; three always may. More are held.",
+            unit=Unit.PERCENT,
+            reason="An incident concerns a few workloads, a wrong rule many.",
+            risk="Too high cuts off what it should protect.",
+            live=True,
+            ge=1,
+            le=100,
+        ),
+    ] = 10
+    breaker: Annotated[
+        str,
+        setting(
+            "Identical destructive actions on one owner and image in a window, after which the rule stops for them.",
+            unit=Unit.BUDGET,
+            reason="What comes back three times in an hour will come back again: the image has to be changed.",
+            risk="Too high restarts a service again and again; too low stops answering an attacker who comes back.",
+            live=True,
+        ),
+    ] = "3/1h"
+    approval_ttl: Annotated[
+        str,
+        setting(
+            "How long an action waits for a person to approve it.",
+            unit=Unit.DURATION,
+            reason="Somebody on call looks within an hour.",
+            risk="Too high lets an action be approved that nobody remembers the reason of.",
+            live=True,
+            least="1s",
+        ),
+    ] = "1h"
     max_age_kill: Annotated[
         str,
         setting(
@@ -280,6 +325,10 @@ class SafetySettings(Struct, frozen=True, forbid_unknown_fields=True):
             budget_engine=read_budget(self.budget_engine),
             budget_rule=read_budget(self.budget_rule),
             budget_namespace=read_budget(self.budget_namespace),
+            budget_replicas=self.budget_replicas,
+            budget_isolated=self.budget_isolated,
+            breaker=read_budget(self.breaker),
+            approval_ttl=parse_duration(self.approval_ttl),
             max_age_kill=parse_duration(self.max_age_kill),
             max_age_quarantine=parse_duration(self.max_age_quarantine),
             max_age_report=parse_duration(self.max_age_report),

@@ -102,6 +102,12 @@ class Engine:
         self.state.outcome(Outcome(id=record_id, status=status, time=now))
 
 
+def wide(**bounds: object) -> Safety:
+    """No bound on replicas and no breaker but those given."""
+    known: dict[str, object] = {"budget_replicas": 100, "breaker": (1000, 3600.0)}
+    return Safety(**{**known, **bounds})  # type: ignore[arg-type]
+
+
 def agent(**fields: object) -> AgentFacts:
     known: dict[str, object] = {
         "id": "a1",
@@ -148,6 +154,11 @@ def number(n: int) -> Subject:
     """The n-th of many pods of one service."""
     process = msgspec.structs.replace(PROCESS, pid=100 + n)
     return of(pod=Pod(name=f"p{n}", uid=f"u{n}"), container=Container(id=f"k{n}"), process=process)
+
+
+def replicas(count: int) -> list[Workload]:
+    """What the inventory knows of them."""
+    return [Workload(id=f"k{n}", namespace="shop", service="web", pod_uid=f"u{n}") for n in range(count)]
 
 
 # ---- targets
@@ -395,7 +406,7 @@ def test_one_asker_in_audit_does_not_stop_another_nor_spend_its_budget() -> None
     record = engine.one(event())
     assert record.status is Status.GRANTED
     assert "rule/8: audit" in record.explanation
-    assert sorted(engine.state.spent) == ["engine", "namespace/shop", "rule/9"]
+    assert sorted(key for key in engine.state.spent if "breaker" not in key) == ["engine", "namespace/shop", "rule/9"]
 
 
 def test_audit_says_what_would_have_been_done_and_does_nothing() -> None:
@@ -423,13 +434,15 @@ def test_a_rule_for_everything_acts_only_if_that_is_meant() -> None:
 @pytest.mark.parametrize(
     ("safety", "allowed"),
     [
-        (Safety(budget_engine=(3, 60.0)), 3),
-        (Safety(budget_rule=(2, 60.0)), 2),
-        (Safety(budget_namespace=(4, 60.0)), 4),
+        (wide(budget_engine=(3, 60.0)), 3),
+        (wide(budget_rule=(2, 60.0)), 2),
+        (wide(budget_namespace=(4, 60.0)), 4),
+        (wide(budget_replicas=50), 3),
     ],
 )
 def test_over_the_budget_everything_is_held_until_the_window_has_passed(safety: Safety, allowed: int) -> None:
     engine = Engine(rule(KillProcess(), max_age=1e6), safety=safety)
+    engine.state.set_workloads(replicas(6))
     records = [engine.one(event(n=n, subject=number(n))) for n in range(6)]
     assert [record.status for record in records] == [Status.GRANTED] * allowed + [Status.HELD] * (6 - allowed)
     assert records[-1].reason is Reason.BUDGET
@@ -468,7 +481,7 @@ def test_refusals_raise_an_ops_flag_but_not_all() -> None:
 
 
 def test_a_cooldown_starts_with_success_and_ends() -> None:
-    engine = Engine(rule(KillProcess(), cooldown=30.0))
+    engine = Engine(rule(KillProcess(), cooldown=30.0), safety=wide())
     assert engine.one(event()).status is Status.GRANTED
     engine.report("e0/0", OutcomeStatus.FAILED)
     assert engine.one(event(n=1)).status is Status.GRANTED
@@ -487,7 +500,8 @@ def test_a_flags_cooldown_starts_at_once_and_is_kept_for_its_subject() -> None:
 
 
 def test_a_limit_caps_all_of_a_rules_own_actions() -> None:
-    engine = Engine(rule(MakeOpsFlag(severity=Severity.LOW), KillProcess(), limit=(3, 60.0)), rule(KillPod(), number=9))
+    asking = rule(MakeOpsFlag(severity=Severity.LOW), KillProcess(), limit=(3, 60.0))
+    engine = Engine(asking, rule(KillPod(), number=9), safety=wide())
     assert [record.status for record in engine.take(event()).actions] == [Status.GRANTED] * 3
     second = engine.take(event(n=1, subject=number(1)))
     assert [record.reason for record in second.actions] == [None, Reason.LIMIT, None]

@@ -99,6 +99,16 @@ FIGURES = (
         lambda asked: asked.controller.dispatcher.waiting() + asked.controller.cluster_actions.waiting(),
     ),
     _gauge(
+        "quell_approvals_waiting",
+        "Actions that wait for a person to approve them.",
+        lambda asked: len(asked.controller.pipeline.state.held),
+    ),
+    _gauge(
+        "quell_breakers_open",
+        "Rules that stopped for an owner of workloads, each owner counted.",
+        lambda asked: len(asked.controller.pipeline.state.breakers),
+    ),
+    _gauge(
         "quell_webhook_deliveries_waiting",
         "Deliveries in the outbox.",
         lambda asked: {

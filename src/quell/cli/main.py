@@ -11,6 +11,7 @@ import typer
 from quell import __version__
 from quell.cli import (
     agents,
+    approvals,
     audit,
     backups,
     completion,
@@ -106,6 +107,8 @@ app.add_typer(notifications.app, name="notifications")
 app.add_typer(flags.app, name="flags")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(quarantines.app, name="quarantines")
+app.add_typer(approvals.app, name="approvals")
+app.add_typer(approvals.breakers, name="breakers")
 app.add_typer(webhooks.app, name="webhooks")
 app.add_typer(webhooks.app, name="webhook", hidden=True)
 app.add_typer(syslog.app, name="syslog")

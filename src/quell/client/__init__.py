@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from quell.client.accounts import Accounts
 from quell.client.agents import Agents
+from quell.client.approvals import Approvals
 from quell.client.audit import Audit
 from quell.client.backups import Backups
 from quell.client.documents import Documents
@@ -35,6 +36,7 @@ class Client:
         session = self._session = Session(url, token, timeout=timeout)
         self.accounts = Accounts(session)
         self.agents = Agents(session)
+        self.approvals = Approvals(session)
         self.audit = Audit(session)
         self.backups = Backups(session)
         self.deviations = Deviations(session)

@@ -12,7 +12,7 @@ import msgspec
 
 from quell.model.action import word
 from quell.model.audit import QUELL, Actor, AuditEntry
-from quell.model.decision import ActionRecord, Command, Outcome
+from quell.model.decision import ActionHeld, ActionRecord, BreakerTripped, Command, Outcome
 from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget, Target
 from quell.response.facts import Quarantined
 
@@ -72,6 +72,29 @@ def of_release(actor: Actor, key: str, held: Quarantined, holders: Sequence[str]
     before = {"holders": dict(held.holders), "since": held.since, "target": _told(held.target)}
     after = {"holders": {holder: held.holders[holder] for holder in holders}} if holders else None
     return AuditEntry(actor=actor, verb="release", kind="quarantine", name=key, before=before, after=after)
+
+
+def of_hold(actor: Actor, verb: str, held: ActionHeld, note: str) -> AuditEntry:
+    """What was decided about an action that waited; what came of its command is an entry of its own."""
+    told: dict[str, Any] = {
+        "command": held.id,
+        "event": held.event_id,
+        "action": word(held.action),
+        "asked_by": tuple(ask.by for ask in held.asks),
+        "agent": held.agent,
+        "target": _told(held.target),
+        "reason": held.reason.value,
+        "explanation": held.explanation,
+        "since": held.at,
+    }
+    return AuditEntry(actor=actor, verb=verb, kind="approval", name=name_of(held.target), before=told, note=note)
+
+
+def of_reset(actor: Actor, tripped: BreakerTripped, note: str) -> AuditEntry:
+    """A person lets a rule act again."""
+    return AuditEntry(
+        actor=actor, verb="reset", kind="breaker", name=tripped.key, before=msgspec.to_builtins(tripped), note=note
+    )
 
 
 def asker(asked_by: Sequence[str]) -> Actor:

@@ -18,6 +18,7 @@ from quell import metrics
 from quell.channel.keys import load_or_create_key
 from quell.channel.messages import Hello, Isolated, Observations, Seen
 from quell.configuration import Origin
+from quell.controller.approvals import Approvals
 from quell.controller.audit_keeper import AuditKeeper
 from quell.controller.chains import Chains
 from quell.controller.dispatcher import Dispatcher
@@ -172,6 +173,7 @@ class Controller:
         )
         self.guardian.use(documents, self.pipeline.index)
         self.isolation = Isolation(store, self.pipeline, self.inventory, self.chains, time.time, self._submit_own)
+        self.approvals = Approvals(store, self.pipeline, time.time, self._write_failed)
         self._set_agents()
         _freeze()
 
@@ -518,8 +520,9 @@ class Controller:
                 continue
             try:
                 await self.isolation.tick()
+                await self.approvals.tick()
             except (QueueFull, StoreError) as error:
-                _log.error("a quarantine could not be released yet", error=str(error))
+                _log.error("what has run out could not be ended yet", error=str(error))
             if self.store.statistics().replay_bytes > _REPLAY_BYTES:
                 self._snapshot()
 

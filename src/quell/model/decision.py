@@ -189,6 +189,65 @@ class RefusalCounted(Struct, frozen=True, gc=False, kw_only=True, tag="refusal",
     count: int = 1
 
 
+class HoldEnd(StrEnum):
+    """How a hold ends."""
+
+    APPROVED = "approved"
+    DENIED = "denied"
+    EXPIRED = "expired"
+
+
+class ActionHeld(Struct, frozen=True, gc=False, kw_only=True, tag="held", omit_defaults=True):
+    """An action waits for a person: its rule asks for that, or it was over a budget."""
+
+    #: Of the record, and of the command if it is approved.
+    id: str
+    #: "<action>/<target>": one hold stands for all events that ask for the same.
+    key: str
+    event_id: str
+    action: AgentAction
+    target: Target
+    agent: str
+    asks: tuple[Ask, ...]
+    reason: Reason
+    explanation: str
+    subject: Subject
+    at: float
+    #: When nobody need decide any more, epoch seconds.
+    until: float
+
+
+class HoldEnded(Struct, frozen=True, gc=False, kw_only=True, tag="hold-ended"):
+    id: str
+    how: HoldEnd
+
+
+class ReplicaDisturbed(Struct, frozen=True, gc=False, kw_only=True, tag="disturbed"):
+    """Something destructive was granted against one replica of a workload's owner."""
+
+    owner: str
+    replica: str
+    at: float
+
+
+class BreakerTripped(Struct, frozen=True, gc=False, kw_only=True, tag="breaker", omit_defaults=True):
+    """A rule does this no more to this owner's workloads of this image, until a person says so."""
+
+    key: str
+    #: "rule/8" or "policy/NAME".
+    by: str
+    #: The action's word.
+    action: str
+    owner: str
+    image: str
+    at: float
+    event_id: str
+
+
+class BreakerReset(Struct, frozen=True, gc=False, kw_only=True, tag="breaker-reset"):
+    key: str
+
+
 StateChange = (
     CooldownStarted
     | BudgetSpent
@@ -200,6 +259,11 @@ StateChange = (
     | QuarantineRelaxed
     | QuarantineEnded
     | RefusalCounted
+    | ActionHeld
+    | HoldEnded
+    | ReplicaDisturbed
+    | BreakerTripped
+    | BreakerReset
 )
 
 

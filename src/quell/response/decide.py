@@ -28,31 +28,38 @@ from quell.model.decision import (
     QuarantineHeld,
     Reason,
     RefusalCounted,
+    ReplicaDisturbed,
     StateChange,
     Status,
 )
 from quell.model.details import Deviation
 from quell.model.event import Event
 from quell.model.rule import Webhook
-from quell.model.subject import NetworkTarget, Target
+from quell.model.subject import NetworkTarget, Subject, Target
 from quell.response.endpoints import Chosen, choose, unheard
 from quell.response.facts import last
+from quell.response.holds import MOST_HELD, hold
 from quell.response.lease import Lease, later, lease_of
 from quell.response.safety import (
+    breaker_key,
+    broken,
     budget_keys,
     cooldown_key,
     limit_key,
     over_budget,
+    over_isolated,
+    over_replicas,
     restrained,
     stands_against,
     too_old,
+    tripped,
 )
 from quell.response.state import REFUSAL_PERIOD, State
-from quell.response.targets import Aim, Decoded, Refusal, aim, owner_of, subject_key, target_key
+from quell.response.targets import Aim, Decoded, Refusal, aim, owner_of, replica_of, subject_key, target_key
 
 _HELD = (Reason.BUDGET, Reason.APPROVAL)
-#: Refusals that people need not be told of (SEMANTICS section 8, refusals); an approval is asked for in its own way.
-_QUIET = (Reason.AUDIT, Reason.COOLDOWN, Reason.NOT_APPLICABLE, Reason.APPROVAL)
+#: Refusals that people need not be told of (SEMANTICS section 8, refusals).
+_QUIET = (Reason.AUDIT, Reason.COOLDOWN, Reason.NOT_APPLICABLE)
 
 
 class Verdict(NamedTuple):
@@ -172,6 +179,8 @@ class _Deciding:
 
     __slots__ = (
         "_aims",
+        "_disturbed",
+        "_isolated",
         "_leases",
         "_spent",
         "_unnamed",
@@ -206,6 +215,9 @@ class _Deciding:
         self._spent: dict[str, int] = {}
         self._aims: dict[type[AgentAction], Aim] = {}
         self._leases: dict[str, Lease] = {}
+        #: Replicas that this decision disturbs, and namespaces that it isolates anew.
+        self._disturbed: set[str] = set()
+        self._isolated: set[str] = set()
 
     def suppress(self, action: SuppressLog, asks: list[Ask], suppressors: list[str]) -> None:
         """suppressors: those of the askers that can."""
@@ -263,6 +275,7 @@ class _Deciding:
             Verdict(ask, _audited(ask, self._unsafe(ask, key) or self._unaffordable(ask, aimed))) for ask in asks
         ]
         record = self._record(action, verdicts, target, agent)
+        self._hold(record, action, verdicts, aimed, key, agent)
         if granted := _granted(verdicts):
             self._expect(record, granted, key)
             self._spend(granted, aimed)
@@ -280,8 +293,11 @@ class _Deciding:
             refusal = self._unsafe(ask, target.key, joins=joins)
             if refusal is None and not joins:
                 refusal = self._unaffordable(ask, aimed)
+                if refusal is None and lease is None:
+                    refusal = over_isolated(self.state, len(self._isolated))
             verdicts.append(Verdict(ask, _audited(ask, refusal)))
         record = self._record(action, verdicts, target, "" if joins else agent, _joined(lease) if joins else "")
+        self._hold(record, action, verdicts, aimed, target.key, agent)
         granted = _granted(verdicts)
         if not granted:
             return
@@ -305,6 +321,7 @@ class _Deciding:
         strict = action.strict or was_strict
         self._leases[target.key] = Lease(last(holders.values()), strict, holders)
         if not joins:
+            self._isolated.add(target.key)
             self._expect(record, granted, target.key, quarantine=target.key, strict=strict and not was_strict)
             self._spend(granted, aimed)
 
@@ -320,9 +337,25 @@ class _Deciding:
         return None if joins else self._restrained(ask, key)
 
     def _unaffordable(self, ask: Ask, aimed: Aim) -> Refusal | None:
+        subject = aimed.subject
+        stopped = broken(ask, subject, self.state, self.now, self._spent)
+        if stopped is not None:
+            trip = tripped(ask, self.event, subject, self.state, self.now)
+            self.changes += [] if trip is None or trip in self.changes else [trip]
+            return stopped
         if ask.approval:
             return Refusal(Reason.APPROVAL, f"{ask.owner} asks for approval first")
-        return over_budget(ask, aimed.subject.namespace, self.state, self.now, self._spent)
+        return over_budget(ask, subject.namespace, self.state, self.now, self._spent) or over_replicas(
+            subject, self.state, self.now, self._disturbed
+        )
+
+    def _hold(
+        self, record: ActionRecord, action: AgentAction, verdicts: list[Verdict], aimed: Aim, key: str, agent: str
+    ) -> None:
+        if record.status is Status.HELD:
+            asks = tuple(each.ask for each in verdicts if each.refusal is not None and each.refusal.reason in _HELD)
+            held = hold(record, action, asks, aimed.subject, key, agent, self.event, self.state, self.now)
+            self.changes += [] if held is None else [held]
 
     def _restrained(self, ask: Ask, key: str) -> Refusal | None:
         return restrained(ask, key, self.state, self.now, self._spent)
@@ -358,7 +391,7 @@ class _Deciding:
             return self._add(action, asked_by, Status.GRANTED, target=target, explanation="; ".join(said), agent=agent)
         _, refusal = min(refused, key=lambda pair: _gravity(pair[1].reason))
         said = list(dict.fromkeys(each.explanation for _, each in refused))
-        status = Status.HELD if refusal.reason in _HELD else Status.REFUSED
+        status = Status.HELD if refusal.reason in _HELD and len(self.state.held) < MOST_HELD else Status.REFUSED
         record = self._add(action, asked_by, status, target=target, reason=refusal.reason, explanation="; ".join(said))
         for owner, reason in dict.fromkeys((ask.owner, each.reason) for ask, each in refused):
             if reason not in _QUIET:
@@ -444,6 +477,18 @@ class _Deciding:
         self.changes.append(BudgetSpent(keys=tuple(keys), at=self.now, window=window))
         for ask in granted:
             self._count(ask)
+        self._disturb(granted, aimed.subject)
+
+    def _disturb(self, granted: list[Ask], subject: Subject) -> None:
+        if not subject.is_workload:
+            return
+        replica = replica_of(subject)
+        self._disturbed.add(replica)
+        self.changes.append(ReplicaDisturbed(owner=owner_of(subject), replica=replica, at=self.now))
+        keys = tuple(dict.fromkeys(key for ask in granted if (key := breaker_key(ask, subject)) is not None))
+        for key in keys:
+            self._spent[key] = self._spent.get(key, 0) + 1
+        self.changes.append(BudgetSpent(keys=keys, at=self.now, window=self.state.safety.breaker[1]))
 
 
 def _joined(lease: Lease | None) -> str:

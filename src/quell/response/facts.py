@@ -21,6 +21,14 @@ class Safety(Struct, frozen=True, kw_only=True):
     budget_engine: tuple[int, float] = (30, 60.0)
     budget_rule: tuple[int, float] = (10, 60.0)
     budget_namespace: tuple[int, float] = (10, 60.0)
+    #: Percent of an owner's replicas that may be acted on in a minute, and of all workloads that may be isolated at once;
+    #: one replica, and three workloads, always may.
+    budget_replicas: int = 50
+    budget_isolated: int = 10
+    #: So many identical actions on one owner and image in so many seconds, and the rule stops for it.
+    breaker: tuple[int, float] = (3, 3600.0)
+    #: How long an action waits for a person.
+    approval_ttl: float = 3600.0
     max_age_kill: float = 60.0
     max_age_quarantine: float = 600.0
     max_age_report: float = 86400.0

@@ -49,7 +49,7 @@ def _refused(record: ActionRecord, change: RefusalCounted, decision: Decision, e
         id=f"{record.id}/{change.reason}/{change.owner}",
         flag_class=FlagClass.RED if held else FlagClass.OPS,
         severity=Severity.HIGH if held else Severity.MEDIUM,
-        name=f"Response {'held' if held else 'refused'}: {change.reason}",
+        name=f"Response {'held' if held or change.reason is Reason.APPROVAL else 'refused'}: {change.reason}",
         description=f"{word(record.action)} for {event.catalogue_name or event.name}: {record.explanation}",
         impact="An action that a rule asks for was not carried out.",
         subject=event.subject,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from quell.model.action import AgentAction, Quarantine, word
-from quell.model.decision import Ask, Reason
+from quell.model.decision import Ask, BreakerTripped, Reason
 from quell.model.event import Category, Event
+from quell.model.subject import Subject
 from quell.response.facts import Safety
-from quell.response.state import State
-from quell.response.targets import Aim, Refusal
+from quell.response.state import DISTURBED_PERIOD, State
+from quell.response.targets import Aim, Refusal, owner_of, replica_of
 
 _REPORTS = (Category.CVE_REPORT, Category.COMPLIANCE)
 
@@ -92,3 +93,80 @@ def over_budget(ask: Ask, namespace: str | None, state: State, now: float, spent
         if state.is_over(key, bound, now, spent.get(key, 0)):
             return Refusal(Reason.BUDGET, f"more than {bound[0]} destructive actions {what} in {bound[1]:.0f} s")
     return None
+
+
+#: So many workloads may be isolated at once however few there are (SEMANTICS section 8, budget).
+_ISOLATED_ANYWAY = 3
+
+
+def breaker_key(ask: Ask, subject: Subject) -> str | None:
+    """What a breaker counts: one rule's action on one owner and image. None: it is about no workload."""
+    if not subject.is_workload:
+        return None
+    return f"breaker/{ask.owner}/{word(ask.action)}/{owner_of(subject)}/{subject.image or ''}"
+
+
+def broken(ask: Ask, subject: Subject, state: State, now: float, spent: Mapping[str, int]) -> Refusal | None:
+    """A pod that is killed for its image comes back with the same image: a rule that only repeats itself stops."""
+    key = breaker_key(ask, subject)
+    if key is None:
+        return None
+    count, window = state.safety.breaker
+    if key in state.breakers or state.is_over(key, state.safety.breaker, now, spent.get(key, 0)):
+        said = (
+            f"{ask.owner} did this {count} times in {window:.0f} s to {owner_of(subject)}; a person has to release it"
+        )
+        return Refusal(Reason.BREAKER, said)
+    return None
+
+
+def tripped(ask: Ask, event: Event, subject: Subject, state: State, now: float) -> BreakerTripped | None:
+    """The breaker that stopped this rule stands open from here on, until a person says so. None: it does already."""
+    key = breaker_key(ask, subject)
+    if key is None or key in state.breakers or ask.audit:
+        return None
+    return BreakerTripped(
+        key=key,
+        by=ask.owner,
+        action=word(ask.action),
+        owner=owner_of(subject),
+        image=subject.image or "",
+        at=now,
+        event_id=event.id,
+    )
+
+
+def over_replicas(subject: Subject, state: State, now: float, more: Collection[str]) -> Refusal | None:
+    """Whether it would be one replica of its owner too many in a minute. more: what this decision disturbs already."""
+    if not subject.is_workload:
+        return None
+    owner, mine = owner_of(subject), replica_of(subject)
+    before = {name for name, at in state.disturbed.get(owner, {}).items() if at > now - DISTURBED_PERIOD}
+    others = (before | set(more)) - {mine}
+    if not others:
+        return None
+    replicas = others | {mine}
+    replicas |= {
+        known.pod_uid or known.id
+        for known in state.workloads.values()
+        if known.running and known.gone is None and f"{known.namespace or ''}/{known.service}" == owner
+    }
+    most = max(1, len(replicas) * state.safety.budget_replicas // 100)
+    if len(others) < most:
+        return None
+    return Refusal(
+        Reason.BUDGET,
+        f"more than {most} of the {len(replicas)} replicas of {owner} in {DISTURBED_PERIOD:.0f} s",
+    )
+
+
+def over_isolated(state: State, more: int) -> Refusal | None:
+    """Whether it would be one isolated workload too many. more: what this decision isolates already."""
+    isolated = more + sum(1 for held in state.quarantines.values() if held.holders)
+    if isolated < _ISOLATED_ANYWAY:
+        return None
+    running = sum(1 for known in state.workloads.values() if known.running and known.gone is None)
+    most = max(_ISOLATED_ANYWAY, running * state.safety.budget_isolated // 100)
+    if isolated < most:
+        return None
+    return Refusal(Reason.BUDGET, f"more than {most} workloads isolated at once, of {running} that run")

@@ -13,11 +13,15 @@ import msgspec
 from msgspec import Struct
 
 from quell.model.decision import (
+    ActionHeld,
+    BreakerReset,
+    BreakerTripped,
     BudgetSpent,
     CommandEnded,
     CommandExpected,
     CooldownStarted,
     Decision,
+    HoldEnded,
     Outcome,
     OutcomeStatus,
     QuarantineConfirmed,
@@ -27,6 +31,7 @@ from quell.model.decision import (
     QuarantineRelaxed,
     Reason,
     RefusalCounted,
+    ReplicaDisturbed,
     StateChange,
 )
 from quell.model.subject import NetworkTarget, Subject
@@ -36,6 +41,8 @@ __all__ = ["AgentFacts", "ClusterFacts", "Quarantined", "Safety", "State", "Work
 
 #: A refusal raises at most one flag in this time, in seconds (SEMANTICS section 8).
 REFUSAL_PERIOD = 3600.0
+#: Seconds for which a replica counts as disturbed (SEMANTICS section 8, budget).
+DISTURBED_PERIOD = 60.0
 _SWEEP_AT = 4096
 _V = TypeVar("_V")
 
@@ -46,10 +53,13 @@ class _Snapshot(Struct, kw_only=True, omit_defaults=True):
     pending: dict[str, CommandExpected] = {}
     quarantines: dict[str, Quarantined] = {}
     refusals: dict[str, tuple[float, int]] = {}
+    held: dict[str, ActionHeld] = {}
+    breakers: dict[str, BreakerTripped] = {}
+    disturbed: dict[str, dict[str, float]] = {}
 
 
 class State:
-    """Cooldowns, budgets, quarantines and refusals; beside them what agents and inventory report, set from outside."""
+    """Cooldowns, budgets, holds, breakers, quarantines and refusals; beside them what agents and inventory report, set from outside."""
 
     def __init__(self, safety: Safety | None = None) -> None:
         self.safety = safety or Safety()
@@ -63,6 +73,13 @@ class State:
         self.quarantines: dict[str, Quarantined] = {}
         #: Key "<owner>/<reason>/<subject>": (last flag, refusals counted since).
         self.refusals: dict[str, tuple[float, int]] = {}
+        #: What waits for a person, by id, and its ids by their keys.
+        self.held: dict[str, ActionHeld] = {}
+        self.waiting: dict[str, str] = {}
+        #: Breakers that stand open, by key.
+        self.breakers: dict[str, BreakerTripped] = {}
+        #: Owner of a workload: when each of its replicas was last acted on.
+        self.disturbed: dict[str, dict[str, float]] = {}
         #: By full id; those of the inventory, which changes them as it learns.
         self.workloads: Mapping[str, Workload] = {}
         #: Group: ids of workloads that are members whatever the group's criteria say.
@@ -158,6 +175,9 @@ class State:
                 pending=self.pending,
                 quarantines=self.quarantines,
                 refusals=self.refusals,
+                held=self.held,
+                breakers=self.breakers,
+                disturbed=self.disturbed,
             ),
             order="deterministic",
         )
@@ -169,6 +189,8 @@ class State:
         state = cls(safety)
         state.cooldowns, state.spent, state.pending = kept.cooldowns, kept.spent, kept.pending
         state.quarantines, state.refusals = kept.quarantines, kept.refusals
+        state.held, state.breakers, state.disturbed = kept.held, kept.breakers, kept.disturbed
+        state.waiting = {held.key: held.id for held in kept.held.values()}
         return state
 
     def _change(self, change: StateChange) -> None:
@@ -202,6 +224,20 @@ class State:
                     self.refusals = _swept(self.refusals, lambda entry: entry[0] < change.at - REFUSAL_PERIOD)
                 at, count = self.refusals.get(change.key, (change.at, 0))
                 self.refusals[change.key] = (change.at, 0) if change.flagged else (at, count + 1)
+            case ActionHeld():
+                self.held[change.id] = change
+                self.waiting[change.key] = change.id
+            case HoldEnded():
+                ended = self.held.pop(change.id, None)
+                if ended is not None and self.waiting.get(ended.key) == change.id:
+                    del self.waiting[ended.key]
+            case ReplicaDisturbed():
+                self._disturb(change)
+            case BreakerTripped():
+                self.breakers[change.key] = change
+            case BreakerReset():
+                self.breakers.pop(change.key, None)
+                self.spent.pop(change.key, None)
             case _:
                 assert_never(change)
 
@@ -211,6 +247,13 @@ class State:
             insort(times, change.at)
             if times[0] <= change.at - change.window:
                 del times[: bisect_right(times, change.at - change.window)]
+
+    def _disturb(self, change: ReplicaDisturbed) -> None:
+        old = change.at - DISTURBED_PERIOD
+        if change.owner not in self.disturbed:
+            self.disturbed = _swept(self.disturbed, lambda replicas: max(replicas.values()) < old)
+        replicas = {name: at for name, at in self.disturbed.get(change.owner, {}).items() if at >= old}
+        self.disturbed[change.owner] = {**replicas, change.replica: change.at}
 
     def _hold(self, change: QuarantineHeld) -> None:
         target = change.target

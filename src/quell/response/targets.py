@@ -83,6 +83,11 @@ def owner_of(subject: Subject) -> str:
     return f"{subject.node or ''}:{(process.exe or process.name or '') if process is not None else ''}"
 
 
+def replica_of(subject: Subject) -> str:
+    """The workload itself, one of its owner's replicas: the pod's uid, else the container."""
+    return subject.pod.uid if subject.pod is not None and subject.pod.uid else subject_key(subject)
+
+
 def is_container(subject: Subject, identifier: str) -> bool:
     """Whether the subject's container has this id: whole, or as detectors shorten it (12 digits or more)."""
     if subject.container is None:

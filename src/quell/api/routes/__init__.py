@@ -5,6 +5,7 @@ from __future__ import annotations
 from quell.api.routes import (
     accounts,
     agents,
+    approvals,
     audit,
     backups,
     deviations,
@@ -27,6 +28,7 @@ from quell.api.routes import (
 NOUNS = (
     accounts,
     agents,
+    approvals,
     audit,
     backups,
     deviations,
