@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import ctypes
 import gc
+import ipaddress
 import os
 import secrets
 import signal
 import sqlite3
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -23,10 +25,13 @@ import uvloop
 from quell.api.accounts.first import first_login
 from quell.api.app import create_app
 from quell.configuration import Origin
+from quell.controller import certificates
 from quell.controller.controller import Controller
 from quell.controller.kubernetes.credentials import configured
 from quell.controller.kubernetes.watch import KubernetesWatch
+from quell.errors import QuellError
 from quell.model.audit import QUELL, AuditEntry
+from quell.settings import Server as ServerSettings
 from quell.settings import Settings
 from quell.storage import audit, join_tokens, tokens
 
@@ -34,6 +39,9 @@ from quell.storage import audit, join_tokens, tokens
 _JOIN_TTL = 300.0
 #: Seconds before an agent that ended is started again, doubled each time up to the last.
 _RESTART, _RESTART_MAX = 0.5, 30.0
+
+#: Seconds between two looks at whether the certificate is to be renewed, or was.
+_LOOK_AT_CERTIFICATE = 3600.0
 
 #: Allocations between two looks of the collector, and the looks before an older generation's turn. The default of 700
 #: means a look every seven events.
@@ -49,10 +57,11 @@ _log = structlog.get_logger(__name__)
 class Running:
     """A controller that answers. url: of the API, with the port that was really taken."""
 
-    def __init__(self, controller: Controller, url: str, first: str) -> None:
-        """first: the path of the link of the first start; "": there are users."""
+    def __init__(self, controller: Controller, url: str, first: str, authority: Path | None = None) -> None:
+        """first: the path of the link of the first start; "": there are users. authority: whom to trust for https."""
         self.controller = controller
         self.url = url
+        self.authority = authority
         self.first_link = f"{url}{first}" if first else ""
 
 
@@ -66,6 +75,7 @@ async def serving(
     """
     credentials = configured(settings.kubernetes, os.environ)
     controller = Controller.open(folder, settings, origins, credentials)
+    files = _certificates(folder, settings.server)
     kubernetes = KubernetesWatch(settings.kubernetes, controller.take_sightings, credentials=credentials)
     try:
         await _first_tokens(controller)
@@ -90,18 +100,25 @@ async def serving(
             timeout_graceful_shutdown=5,
         )
         config.load()
+        if files is not None:
+            config.ssl = certificates.context(files)
+            app.trust(files.authority)
         server = uvicorn.Server(config)
         server.lifespan = config.lifespan_class(config)
         await server.startup()
         keeping = asyncio.create_task(app.accounts.run())
+        renewing = asyncio.create_task(_renew(folder, settings.server, config.ssl))
         try:
             port = server.servers[0].sockets[0].getsockname()[1]
-            yield Running(controller, f"http://{_host(settings.server.host)}:{port}", first_link)
+            scheme = "http" if files is None else "https"
+            url = f"{scheme}://{_host(settings.server.host)}:{port}"
+            yield Running(controller, url, first_link, None if files is None else files.authority)
         finally:
             controller.stopping()
             await server.shutdown()
             keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            renewing.cancel()
+            await asyncio.gather(keeping, renewing, return_exceptions=True)
             app.accounts.close()
     finally:
         await kubernetes.stop()
@@ -152,7 +169,11 @@ async def _keep_agent(running: Running, folder: Path, arguments: tuple[str, ...]
     while True:
         environment = dict(os.environ)
         if not (folder / "agent.json").exists():
-            environment["QUELL_JOIN_TOKEN"] = await _join_token(running.controller)
+            secret = await _join_token(running.controller)
+            authority = running.authority
+            environment["QUELL_JOIN_TOKEN"] = join_tokens.shown(
+                secret, "" if authority is None else certificates.fingerprint(authority)
+            )
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "quell.agent", "--url", running.url, "--state", str(folder)),
@@ -180,6 +201,32 @@ async def _join_token(controller: Controller) -> str:
         )
     )
     return secret
+
+
+def _certificates(folder: Path, server: ServerSettings) -> certificates.Files | None:
+    """What to serve with; None: without TLS. SettingError, OSError."""
+    if server.tls == "off" or (server.tls == "auto" and _is_loopback(server.host)):
+        if not _is_loopback(server.host):
+            _log.warning("served without TLS beyond this machine: server.tls is off", host=server.host)
+        return None
+    if server.certificate:
+        return certificates.brought(server.certificate, server.certificate_key, server.authority)
+    machine = os.uname().nodename
+    told = (machine, "localhost", "127.0.0.1", "::1", *server.names)
+    listening = () if server.host in ("0.0.0.0", "::") else (server.host,)  # noqa: S104 - compared, not bound
+    return certificates.own(folder, tuple(dict.fromkeys((*told, *listening))), certificates.utc_now())
+
+
+async def _renew(folder: Path, server: ServerSettings, serving_with: ssl.SSLContext | None) -> None:
+    """What has been renewed, by Quell or by the operator, is served with from the next connection on."""
+    while serving_with is not None:
+        await asyncio.sleep(_LOOK_AT_CERTIFICATE)
+        try:
+            files = await asyncio.to_thread(_certificates, folder, server)
+            if files is not None:
+                certificates.load(serving_with, files)
+        except (QuellError, OSError) as error:
+            _log.error("the certificate could not be renewed; the one before is used", error=str(error))
 
 
 async def _first_tokens(controller: Controller) -> None:
@@ -215,6 +262,13 @@ def _keep_heap() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _host(host: str) -> str:

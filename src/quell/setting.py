@@ -18,6 +18,8 @@ from quell.secrets import HIDDEN
 FOREVER = "forever"
 #: Of a Kubernetes namespace (RFC 1123).
 _NAME = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+#: A host's name or address.
+_HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9.]{0,252})|[0-9a-fA-F:]{2,39}")
 
 
 class Unit(StrEnum):
@@ -30,6 +32,8 @@ class Unit(StrEnum):
     URL = "URL"
     NAMES = "names"
     NETWORKS = "networks"
+    HOSTS = "hosts"
+    FILE = "file"
     BYTES = "bytes"
     DURATION = "duration"
     AGE = "duration, or forever"
@@ -43,6 +47,9 @@ class Unit(StrEnum):
     OBSERVATIONS = "observations"
     DEVIATIONS = "deviations"
     FINGERPRINTS = "fingerprints"
+
+
+_EXAMPLES = {Unit.NAMES: "kube-system", Unit.NETWORKS: "10.0.0.0/8", Unit.HOSTS: "quell.example"}
 
 
 def setting(
@@ -108,8 +115,8 @@ class Setting(Struct, frozen=True, kw_only=True):
                 return f"a duration{least} such as 365d, or {FOREVER}"
             case Unit.BUDGET | Unit.EVENTS:
                 return f'a count and a window such as "{self.default}"'
-            case Unit.NAMES | Unit.NETWORKS:
-                example = "kube-system" if self.unit is Unit.NAMES else "10.0.0.0/8"
+            case Unit.NAMES | Unit.NETWORKS | Unit.HOSTS:
+                example = _EXAMPLES[self.unit]
                 return f"a list of {self.unit} such as {example} (commas between them where it is one text)"
         if self.type is int:
             bounds = [f"at least {self.ge}"] * (self.ge is not None) + [f"at most {self.le}"] * (self.le is not None)
@@ -128,7 +135,9 @@ class Setting(Struct, frozen=True, kw_only=True):
                 read_budget(taken)
             elif self.unit is Unit.NETWORKS:
                 list(map(ip_network, taken))
-            elif self.unit is Unit.NAMES and not all(map(_NAME.fullmatch, taken)):
+            elif (self.unit is Unit.NAMES and not all(map(_NAME.fullmatch, taken))) or (
+                self.unit is Unit.HOSTS and not all(map(_HOST.fullmatch, taken))
+            ):
                 taken = None
         except (msgspec.ValidationError, ValueError):
             taken = None

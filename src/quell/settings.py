@@ -30,9 +30,57 @@ class Server(Struct, frozen=True, forbid_unknown_fields=True):
             "Address the API listens on.",
             unit=Unit.ADDRESS,
             reason="Loopback: nothing is reachable from outside before somebody decides that it should be.",
-            risk="Any other address needs TLS before it, or tokens and events cross the network readable.",
+            risk="Any other address is served with TLS unless server.tls is off: then tokens and events cross the "
+            "network readable, unless something before it speaks TLS.",
         ),
     ] = "127.0.0.1"
+    tls: Annotated[
+        Literal["auto", "on", "off"],
+        setting(
+            "Whether the API speaks TLS; auto: unless it listens on loopback only.",
+            unit=Unit.WORD,
+            reason="What leaves the machine is never readable on its way.",
+            risk="Off: whoever is on the way reads tokens and events. Commands stay signed.",
+        ),
+    ] = "auto"
+    certificate: Annotated[
+        str,
+        setting(
+            "A PEM file with the certificate to serve with, and those it is signed by; empty: one of the controller's own "
+            "authority, made at the first start and renewed by itself.",
+            unit=Unit.FILE,
+            reason="Works at once; agents learn with their join token whom to trust.",
+            risk="A certificate that is not renewed stops every agent when it ends.",
+        ),
+    ] = ""
+    certificate_key: Annotated[
+        str,
+        setting(
+            "A PEM file with the key of server.certificate; empty: it is in the same file.",
+            unit=Unit.FILE,
+            reason="Many programs write both into one file.",
+            risk="Whoever reads it can pretend to be the controller, but cannot sign commands.",
+        ),
+    ] = ""
+    authority: Annotated[
+        str,
+        setting(
+            "A PEM file with the authority of server.certificate, for agents to trust; empty: those of their machines.",
+            unit=Unit.FILE,
+            reason="A public authority is trusted everywhere.",
+            risk="Agents that joined before trust the one before.",
+        ),
+    ] = ""
+    names: Annotated[
+        tuple[str, ...],
+        setting(
+            "Host names and addresses that the controller's own certificate is for, beside the machine's own and "
+            "server.host.",
+            unit=Unit.HOSTS,
+            reason="The names a machine knows itself by are enough in most networks.",
+            risk="Under a name that is missing no agent and no browser trusts it.",
+        ),
+    ] = ()
     port: Annotated[
         int,
         setting(

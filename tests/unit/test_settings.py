@@ -17,6 +17,11 @@ from quell.settings import SETTINGS, Settings
 #: A default that changes is changed here too, by somebody who means it.
 DEFAULTS: dict[str, Any] = {
     "server.host": "127.0.0.1",
+    "server.tls": "auto",
+    "server.certificate": "",
+    "server.certificate_key": "",
+    "server.authority": "",
+    "server.names": (),
     "server.port": 7341,
     "server.rate_limit": 50,
     "server.rate_burst": 100,

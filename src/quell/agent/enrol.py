@@ -6,6 +6,8 @@ The private key never leaves the machine.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import http.client
 import ipaddress
 import ssl
@@ -16,11 +18,14 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Struct
 
+from quell.channel.envelope import successor
 from quell.channel.keys import load_or_create_key, public_key, public_text, save_private
 from quell.channel.messages import JOIN_PATH, LINK_PATH, Joined, JoinRequest
 from quell.errors import LinkError
 
 _TIMEOUT_SECONDS = 10.0
+#: In the state folder: whom to trust for https.
+_AUTHORITY = "ca.pem"
 _LONGEST_ANSWER = 64 << 10
 
 
@@ -59,6 +64,13 @@ class Address(Struct, frozen=True, kw_only=True):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'wss' if self.tls else 'ws'}://{host}:{self.port}{self.path}{LINK_PATH}"
 
+    def trusting(self, state: Path) -> Address:
+        """With the authority that was learned when the agent joined, unless another is given."""
+        file = state / _AUTHORITY
+        if not self.tls or self.ca_file is not None or not file.exists():
+            return self
+        return msgspec.structs.replace(self, ca_file=str(file))
+
     def context(self) -> ssl.SSLContext | None:
         """Raises LinkError for a CA file that is none."""
         if not self.tls:
@@ -77,6 +89,17 @@ class Identity(Struct, frozen=True, kw_only=True):
     node: str
     key: Ed25519PrivateKey
     controller_key: Ed25519PublicKey
+
+    def obeying(self, state: Path, statements: tuple[bytes, ...]) -> Identity:
+        """With the controller's key after these statements, kept in the state folder; itself where that is no other.
+
+        Raises LinkError for a statement that is not signed with the pinned key, OSError.
+        """
+        followed = successor(statements, self.controller_key)
+        if followed == self.controller_key:
+            return self
+        save_private(state / "controller.pub", f"{public_text(followed)}\n".encode())
+        return msgspec.structs.replace(self, controller_key=followed)
 
 
 class _Enrolled(Struct, frozen=True, kw_only=True):
@@ -104,6 +127,10 @@ def enrol(state: Path, address: Address, *, token: str, node: str, machine_id: s
 
     Raises UnreachableError if trying again can help, LinkError if not.
     """
+    token, _, wanted = token.partition(".")
+    address = address.trusting(state)
+    if address.tls and wanted and address.ca_file is None:
+        address = _learn_authority(state, address, wanted)
     key = load_or_create_key(state / "key")
     request = JoinRequest(
         token=token, name=node, public_key=public_text(key.public_key()), node=node, machine_id=machine_id
@@ -113,6 +140,33 @@ def enrol(state: Path, address: Address, *, token: str, node: str, machine_id: s
     save_private(state / "controller.pub", f"{joined.controller_key.strip()}\n".encode())
     save_private(state / "agent.json", msgspec.json.encode(_Enrolled(agent=joined.agent, node=node)) + b"\n")
     return Identity(agent=joined.agent, node=node, key=key, controller_key=controller_key)
+
+
+def _learn_authority(state: Path, address: Address, wanted: str) -> Address:
+    """Fetch the controller's authority, unproved, and trust it if it is the one that the join token names."""
+    unproved = ssl.create_default_context()
+    unproved.check_hostname = False
+    unproved.verify_mode = ssl.CERT_NONE
+    connection = http.client.HTTPSConnection(address.host, address.port, timeout=_TIMEOUT_SECONDS, context=unproved)
+    try:
+        connection.request("GET", f"{address.path}/v1/ca.pem")
+        response = connection.getresponse()
+        pem = response.read(_LONGEST_ANSWER)
+    except (OSError, http.client.HTTPException) as error:
+        raise UnreachableError(f"no answer from {address.host}:{address.port}: {error}") from error
+    finally:
+        connection.close()
+    try:
+        found = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode("ascii"))).hexdigest()
+    except ValueError as error:
+        raise LinkError(f"{address.host} answered {response.status} instead of its certificate authority") from error
+    if not hmac.compare_digest(found, wanted):
+        raise LinkError(
+            f"the authority of {address.host} is not the one of the join token: another machine answers, or the token is "
+            "of another controller"
+        )
+    save_private(state / _AUTHORITY, pem)
+    return address.trusting(state)
 
 
 def _post(address: Address, request: JoinRequest) -> Joined:

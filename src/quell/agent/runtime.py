@@ -164,6 +164,7 @@ class Agent:
         watch_list: WatchList | None,
     ) -> None:
         self._identity = identity
+        self._state = options.state
         self._ledger = ledger
         self._protected = protected
         self._pause_file = options.state / "pause"
@@ -194,7 +195,9 @@ class Agent:
         self._told = 0.0
         self._released_file = options.state / RELEASED
         self._loop = asyncio.get_running_loop()
-        self.link = Link(options.address, identity, lambda: self._hello, self._on_welcome, self._on_message)
+        self.link = Link(
+            options.address.trusting(options.state), identity, lambda: self._hello, self._on_welcome, self._on_message
+        )
 
     async def start(self) -> None:
         """Finish what a crash interrupted, then watch. The link is run by the caller."""
@@ -259,6 +262,7 @@ class Agent:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         self._paused_by_controller = welcome.paused
+        self._follow(welcome.keys)
         self._watch_memory_by(welcome)
         try:
             self._protected.extend(welcome.protected)
@@ -271,6 +275,18 @@ class Agent:
         self._tell_isolated({})
         if self._census is not None:
             self._census.welcomed()
+
+    def _follow(self, statements: tuple[bytes, ...]) -> None:
+        """Obey the key that follows the one that is pinned, if that one says so."""
+        try:
+            identity = self._identity.obeying(self._state, statements)
+        except (LinkError, OSError) as error:
+            _log.error("the controller's statement about its key was not accepted", reason=str(error))
+            self._notices.note("Agent.Command.Refused", f"{{count}} statements were not accepted: {_plain(error)}")
+            return
+        if identity is not self._identity:
+            self._identity = identity
+            _log.warning("the controller's key has changed, as the one before says")
 
     def _on_message(self, message: FromController) -> None:
         match message:
@@ -491,6 +507,6 @@ def _told(action: str, outcome: Outcome) -> None:
     )
 
 
-def _plain(error: LinkError) -> str:
+def _plain(error: Exception) -> str:
     # The sentence goes through str.format, and an id in it may hold braces.
     return str(error).replace("{", "{{").replace("}", "}}")

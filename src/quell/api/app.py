@@ -7,10 +7,11 @@ may do is said by each route (quell.api.roles).
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from quell.api.accounts import Accounts
 from quell.api.accounts.watch import watched
-from quell.api.asgi import Receive, Scope, Send
+from quell.api.asgi import Receive, Scope, Send, respond
 from quell.api.health import Health
 from quell.api.idempotency import Idempotency
 from quell.api.ingest import ROUTES, Ingest
@@ -27,7 +28,9 @@ from quell.api.routes import sessions
 from quell.api.search import Searching
 from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, LINK_PATH, Pause, Welcome
+from quell.controller.certificates import fingerprint
 from quell.controller.controller import Controller
+from quell.controller.key_rotation import statements
 from quell.durations import parse_duration
 from quell.errors import QuellError
 
@@ -44,11 +47,13 @@ class App:
         self.accounts = Accounts(controller, controller.settings.accounts)
         self.auth = self.accounts.auth
         own = controller.settings.own_events
+        succession = controller.store.read(statements)
         self.links = AgentLinks(
             controller,
             clock=time.time,
             welcome=lambda: Welcome(
                 paused=controller.settings.safety.paused,
+                keys=succession,
                 memory_threshold=own.memory_threshold,
                 memory_pause=parse_duration(own.memory_pause),
                 observe=controller.guardian.wanted,
@@ -70,10 +75,17 @@ class App:
                 searching=Searching(controller),
             )
         )
+        self._authority = b""
         server = controller.settings.server
         self._limit = RateLimit(server.rate_limit, server.rate_burst)
         # Litestar has names of its own for the same types.
         self._once = Idempotency(self._rest, controller.store)  # type: ignore[arg-type]
+
+    def trust(self, authority: Path | None) -> None:
+        """Agents are told to trust this authority. SettingError: it is no certificate."""
+        if authority is not None:
+            self._authority = authority.read_bytes()
+            self.links.fingerprint = fingerprint(authority)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -98,6 +110,9 @@ class App:
             match path:
                 case "/healthz":
                     await self._health.alive(scope, send)
+                case "/v1/ca.pem" if self._authority:
+                    # Public, and proved to an agent by the fingerprint in its join token.
+                    await respond(send, 200, self._authority, [(b"content-type", b"application/x-pem-file")])
                 case "/readyz":
                     await self._health.ready(scope, send)
                 case "/metrics":

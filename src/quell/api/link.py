@@ -108,6 +108,8 @@ class AgentLinks:
         self._clock = clock
         self._welcome = welcome
         self._links: dict[str, _Link] = {}
+        #: Of the authority that agents shall trust, for their join tokens; "": there is none to tell.
+        self.fingerprint = ""
         #: Links and events that were refused, by reason.
         self.refused: Counter[str] = Counter()
 

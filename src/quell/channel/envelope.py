@@ -7,20 +7,37 @@ covers a domain and the payload, so a signature made for one purpose is never go
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from msgspec import Struct
 
 from quell.errors import LinkError
 from quell.model.decision import Command
 
 _COMMAND_DOMAIN = b"quell.command.v1\0"
 _PROOF_DOMAIN = b"quell.agent-proof.v1\0"
+_SUCCESSION_DOMAIN = b"quell.key-succession.v1\0"
 _SIGNATURE_BYTES = 64
 _MIN_NONCE_BYTES = 16
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+
+
+class _Succession(Struct, frozen=True, kw_only=True):
+    """Raw public keys, and epoch seconds."""
+
+    old: bytes
+    new: bytes
+    issued: float
+
+
+_succession_encoder = msgspec.msgpack.Encoder()
+_succession_decoder: msgspec.msgpack.Decoder[_Succession] = msgspec.msgpack.Decoder(_Succession)
 
 
 def sign(command: Command, key: Ed25519PrivateKey) -> bytes:
@@ -65,6 +82,37 @@ def check_proof(signature: bytes, nonce: bytes, agent: str, public_key: Ed25519P
         public_key.verify(signature, _proof_text(nonce, agent))
     except InvalidSignature as error:
         raise LinkError(f"agent {agent} did not prove its key") from error
+
+
+def succeed(key: Ed25519PrivateKey, successor: Ed25519PublicKey, now: float) -> bytes:
+    """A controller's statement, signed with its key, that another key signs its commands from now on."""
+    payload = _succession_encoder.encode(_Succession(old=_raw(key.public_key()), new=_raw(successor), issued=now))
+    return key.sign(_SUCCESSION_DOMAIN + payload) + payload
+
+
+def successor(statements: Iterable[bytes], pinned: Ed25519PublicKey) -> Ed25519PublicKey:
+    """The key to pin after these statements, which follow each other: the pinned one where none speaks of it.
+
+    Raises LinkError for a statement about the pinned key that it did not sign; nothing then changes.
+    """
+    for statement in statements:
+        signature, payload = statement[:_SIGNATURE_BYTES], statement[_SIGNATURE_BYTES:]
+        try:
+            said = _succession_decoder.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise LinkError(f"not a statement about a key: {error}") from error
+        if said.old != _raw(pinned):
+            continue
+        try:
+            pinned.verify(signature, _SUCCESSION_DOMAIN + payload)
+            pinned = Ed25519PublicKey.from_public_bytes(said.new)
+        except (InvalidSignature, ValueError) as error:
+            raise LinkError("a statement about the controller's key is not signed with it") from error
+    return pinned
+
+
+def _raw(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def _proof_text(nonce: bytes, agent: str) -> bytes:

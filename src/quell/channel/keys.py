@@ -31,9 +31,8 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     """
     with contextlib.suppress(FileNotFoundError):
         return _load(path)
-    key = Ed25519PrivateKey.generate()
+    key, pem = new_key()
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_private(fresh, pem)
     try:
         os.link(fresh, path)  # unlike rename, it never replaces a key that another process has just put there
@@ -43,6 +42,17 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
         fresh.unlink()
     _sync_folder(path.parent)
     return key
+
+
+def new_key() -> tuple[Ed25519PrivateKey, bytes]:
+    """A key, and the text of its file."""
+    key = Ed25519PrivateKey.generate()
+    return key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """FileNotFoundError; LinkError as load_or_create_key."""
+    return _load(path)
 
 
 def save_private(path: Path, content: bytes) -> None:

@@ -149,6 +149,8 @@ class Welcome(Struct, frozen=True, kw_only=True, tag="welcome", omit_defaults=Tr
     protected: tuple[str, ...] = ()
     #: True: every destructive command is answered refused, reason paused.
     paused: bool = False
+    #: Statements about the key that signs commands, oldest first: quell.channel.envelope.successor.
+    keys: tuple[bytes, ...] = ()
     #: Percent of its memory, and seconds: quell.memory.Pressure. None: the agent's own idea.
     memory_threshold: int | None = None
     memory_pause: float | None = None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from quell.cli.connection import Connection, token_of
+from quell.cli.connection import Connection, authority_of, token_of
 
 if TYPE_CHECKING:
     from quell.client import Client
@@ -105,7 +105,10 @@ def _asked(context: typer.Context, ask: Callable[[Client], Iterable[tuple[str, s
     from quell.errors import QuellError
 
     connection = _connection(context)
-    with contextlib.suppress(QuellError), Client(connection.url, token_of(connection), timeout=_PATIENCE) as client:
+    with (
+        contextlib.suppress(QuellError),
+        Client(connection.url, token_of(connection), timeout=_PATIENCE, ca_file=authority_of(connection)) as client,
+    ):
         yield from ask(client)
 
 
@@ -170,7 +173,9 @@ def _options(context: typer.Context) -> RuleOptions:
 
     connection = _connection(context)
     try:
-        with Client(connection.url, token_of(connection), timeout=_PATIENCE) as client:
+        with Client(
+            connection.url, token_of(connection), timeout=_PATIENCE, ca_file=authority_of(connection)
+        ) as client:
             return client.rules.options()
     except QuellError:
         return rule_options()
@@ -180,5 +185,8 @@ def _connection(context: typer.Context) -> Connection:
     """As the options before the command say; the program itself does not run."""
     said = context.find_root().params
     return Connection(
-        url=said.get("url") or Connection().url, token=said.get("token") or "", state=said.get("state") or None
+        url=said.get("url") or Connection().url,
+        token=said.get("token") or "",
+        state=said.get("state") or None,
+        ca_file=said.get("ca_file") or None,
     )

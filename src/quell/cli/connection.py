@@ -25,6 +25,8 @@ class Connection(Struct, frozen=True, kw_only=True):
     url: str = DEFAULT_URL
     token: str = ""
     state: Path | None = None
+    #: PEM: whom to trust for https; None: the ca.crt of the state folder where this user may read it, else the system's.
+    ca_file: Path | None = None
 
 
 def default_state() -> Path:
@@ -37,12 +39,23 @@ def connect(context: typer.Context) -> Client:
     from quell.client import Client  # httpx costs 150 ms that `quell version` and shell completion can do without
 
     connection = context.find_object(Connection) or Connection()
-    return Client(connection.url, token_of(connection))
+    return Client(connection.url, token_of(connection), ca_file=authority_of(connection))
 
 
 def token_of(connection: Connection) -> str:
     """The token a command shows; "": there is none."""
     return connection.token or _session_with(connection.url) or _admin_token(connection.state)
+
+
+def authority_of(connection: Connection) -> Path | None:
+    """Whom to trust for https, beside whom the system trusts; None: nobody."""
+    if connection.ca_file is not None or not connection.url.startswith("https:"):
+        return connection.ca_file
+    return next((file for folder in _folders(connection.state) if (file := folder / "ca.crt").is_file()), None)
+
+
+def _folders(state: Path | None) -> list[Path]:
+    return [state] if state is not None else [Path(".state"), default_state()]
 
 
 def _session_with(url: str) -> str:
@@ -51,8 +64,7 @@ def _session_with(url: str) -> str:
 
 
 def _admin_token(state: Path | None) -> str:
-    folders = [state] if state is not None else [Path(".state"), default_state()]
-    for folder in folders:
+    for folder in _folders(state):
         try:
             return (folder / "admin.token").read_text().strip()
         except OSError:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quell.cli.connection import Connection, default_state, token_of
+from quell.cli.connection import Connection, authority_of, default_state, token_of
 from quell.cli.exits import Exit
 from quell.cli.output import Format, Output, print_rows
 
@@ -54,6 +54,7 @@ def doctor(
         state=state,
         agent_state=agent_state or state / "agent",
         config=config,
+        ca_file=authority_of(connection),
     )
     findings = examine(case, patience=patience)
     print_rows(

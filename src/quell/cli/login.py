@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quell.cli import credentials, passwords
-from quell.cli.connection import Connection, connect
+from quell.cli.connection import Connection, authority_of, connect
 from quell.cli.credentials import Credential
 from quell.cli.exits import Exit
 from quell.cli.output import clock
@@ -32,7 +32,7 @@ def login(
     from quell.client import Client  # httpx: only who needs it pays for it
 
     connection = context.find_object(Connection) or Connection()
-    with Client(connection.url, "") as client:
+    with Client(connection.url, "", ca_file=authority_of(connection)) as client:
         opened = client.accounts.log_in(name, passwords.read(f"Password of {name}"))
     credentials.keep(connection.url, Credential(user=opened.user, token=opened.token, expires=opened.expires))
     print(f"logged in as {opened.user} ({opened.role}) until {clock(opened.expires)}")
@@ -48,7 +48,7 @@ def logout(context: typer.Context) -> None:
     from quell.client import Client  # httpx: only who needs it pays for it
 
     try:
-        with Client(connection.url, credential.token) as client:
+        with Client(connection.url, credential.token, ca_file=authority_of(connection)) as client:
             client.accounts.log_out()
     except ApiError as error:
         if error.status != 401:  # it has run out by itself

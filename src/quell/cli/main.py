@@ -70,9 +70,17 @@ def options(
         Path | None,
         typer.Option("--state", envvar="QUELL_STATE", help="The state folder of a controller on this machine."),
     ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            envvar="QUELL_CA_FILE",
+            help="PEM: whom to trust for https; default: the ca.crt of the state folder, else the system's list.",
+        ),
+    ] = None,
 ) -> None:
     """An open response engine for runtime security: detectors say what happened; Quell decides, acts, and can say why."""
-    context.obj = Connection(url=url, token=token, state=state)
+    context.obj = Connection(url=url, token=token, state=state, ca_file=ca_file)
 
 
 app.command()(processes.up)
@@ -93,6 +101,7 @@ app.command()(backups.backup)
 app.command()(backups.restore)
 app.command()(doctor.doctor)
 app.command()(rbac.rbac)
+app.command()(agents.rotate_key)
 app.command()(demo.demo)
 app.add_typer(importing.app, name="import")
 app.add_typer(rules.app, name="rules")

@@ -9,6 +9,7 @@ Times are epoch seconds; lists come newest first, or by name. The controller des
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,8 +33,9 @@ from quell.client.webhooks import Webhooks
 class Client:
     """A session with one controller. timeout: seconds for each request."""
 
-    def __init__(self, url: str, token: str, *, timeout: float = 30.0) -> None:
-        session = self._session = Session(url, token, timeout=timeout)
+    def __init__(self, url: str, token: str, *, timeout: float = 30.0, ca_file: Path | None = None) -> None:
+        """ca_file: PEM, whom to trust for https; None: whom the system trusts. OSError: it cannot be read."""
+        session = self._session = Session(url, token, timeout=timeout, ca_file=ca_file)
         self.accounts = Accounts(session)
         self.agents = Agents(session)
         self.approvals = Approvals(session)

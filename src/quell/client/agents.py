@@ -47,6 +47,10 @@ class Agents:
         """A token with which one agent may enrol within ttl seconds."""
         return self._session.ask(JoinToken, "POST", "/v1/agents/join-tokens", json={"ttl": ttl})
 
+    def revoke(self, agent: str) -> dict[str, Any]:
+        """Withdraw the enrolment of the agent with this id. ApiError 404: there is none."""
+        return self._session.ask(dict[str, Any], "DELETE", f"/v1/agents/{quote(agent, safe='')}")
+
     def quarantines(
         self, *, holder: str | None = None, group: str | None = None, node: str | None = None, phase: str | None = None
     ) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -22,9 +24,9 @@ _PAGE = 1000
 class Session:
     """timeout: seconds for each request. Every call raises Unreachable, and ApiError for an answer that is a problem."""
 
-    def __init__(self, url: str, token: str, *, timeout: float = 30.0) -> None:
+    def __init__(self, url: str, token: str, *, timeout: float = 30.0, ca_file: Path | None = None) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout)
+        self.http = httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=timeout, verify=trust(ca_file))
 
     @property
     def url(self) -> str:
@@ -74,6 +76,16 @@ class Session:
             return msgspec.json.decode(response.content, type=answer)
         except msgspec.MsgspecError as error:
             raise ApiError(response.status_code, "not an answer of a Quell controller", str(error)) from error
+
+
+def trust(ca_file: Path | None) -> ssl.SSLContext | bool:
+    """What httpx takes as `verify`. Unreachable: the file cannot be read."""
+    if ca_file is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise Unreachable(f"--ca-file {ca_file}: expected certificates in PEM: {error}") from error
 
 
 def problem(response: httpx.Response) -> ApiError:

@@ -15,7 +15,6 @@ import msgspec
 import structlog
 
 from quell import metrics
-from quell.channel.keys import load_or_create_key
 from quell.channel.messages import Hello, Isolated, Observations, Seen
 from quell.configuration import Origin
 from quell.controller.approvals import Approvals
@@ -27,6 +26,7 @@ from quell.controller.guardian import Guardian
 from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
 from quell.controller.isolation import Isolation
+from quell.controller.key_rotation import signing_key
 from quell.controller.kubernetes.actions import ClusterActions
 from quell.controller.kubernetes.credentials import Credentials
 from quell.controller.kubernetes.killing import World
@@ -97,7 +97,7 @@ class Controller:
         self.live = LiveSettings(store, settings, origins or {})
         self.live.subscribe(self._use)
         self._keeper = AuditKeeper(store, lambda: self.settings.audit_age)
-        self.signing_key = load_or_create_key(folder / "controller.key")
+        self.signing_key = signing_key(folder)
         self.state = _restored(store, self._safety())
         self.teller = Teller(self.ingest, time.time)
         self.chains = Chains(store, time.time)
@@ -197,7 +197,7 @@ class Controller:
             retention=Retention(max_bytes=journal.max_bytes, max_age=parse_duration(journal.max_age)),
             queue_bytes=settings.ingest.queue_bytes,
             call=loop.call_soon_threadsafe,
-            key=load_or_create_key(folder / "controller.key"),
+            key=signing_key(folder),
         )
         return cls(folder, settings, store, origins, credentials)
 

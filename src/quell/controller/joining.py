@@ -78,3 +78,21 @@ async def join(
         withdrawn(identifier)
     _log.info("agent enrolled", agent=agent.id, name=agent.name, node=agent.node)
     return Joined(agent=agent.id, controller_key=public_text(controller_key))
+
+
+async def revoke(store: Store, identifier: str, actor: Actor, now: float) -> agents.Agent | None:
+    """End an agent's enrolment. None: there is none. StoreError."""
+
+    def take_out(connection: sqlite3.Connection) -> agents.Agent | None:
+        known = agents.get(connection, identifier)
+        if known is not None:
+            agents.delete(connection, identifier)
+            before = {"node": known.node, "machine_id": known.machine_id}
+            entry = AuditEntry(actor=actor, verb="revoke", kind="agent", name=known.name, before=before)
+            audit.append(connection, entry, now)
+        return known
+
+    known = await asyncio.wrap_future(store.submit(take_out))
+    if known is not None:
+        _log.warning("an agent's enrolment was withdrawn", agent=known.id, node=known.node, by=str(actor))
+    return known

@@ -53,6 +53,8 @@ class Case(Struct, frozen=True, kw_only=True):
     state: Path
     agent_state: Path
     config: Path | None = None
+    #: PEM: whom to trust for https.
+    ca_file: Path | None = None
 
 
 class Check(Struct, frozen=True):

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from quell.client import Client
+from quell.client.session import trust
 from quell.configuration import load_configuration
 from quell.doctor.finding import Case, Found, Role, missing, ok, warning
 from quell.errors import ApiError, SettingError, Unreachable
@@ -75,7 +76,10 @@ def port(case: Case) -> Found:
             f"{where} cannot be listened on", f"{why}: choose another address or port (server.host, server.port)."
         )
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - to dial, not to bind
-    if _alive(f"http://{f'[{host}]' if ':' in host else host}:{server.port}") is not None:
+    dialled = f"[{host}]" if ":" in host else host
+    own = case.state / "ca.crt"
+    authority = case.ca_file or (own if own.is_file() else None)
+    if any(_alive(f"{scheme}://{dialled}:{server.port}", authority) for scheme in ("http", "https")):
         return ok(f"a controller listens on {where}", f"{why}.")
     holder = _holder(server.port)
     by = f" by {holder}" if holder else ""
@@ -85,7 +89,7 @@ def port(case: Case) -> Found:
 def controller(case: Case) -> Found:
     why = "Agents, detectors and this command line speak to it"
     try:
-        answer = httpx.get(f"{case.url}/readyz?verbose", timeout=_TIMEOUT)
+        answer = httpx.get(f"{case.url}/readyz?verbose", timeout=_TIMEOUT, verify=trust(case.ca_file))
         told = msgspec.json.decode(answer.content, type=_Ready)
     except httpx.HTTPError as error:
         # A machine that is to be a controller may be looked at before its first start.
@@ -104,7 +108,7 @@ def token(case: Case) -> Found:
     if not case.token:
         return warning("none found", f"{why}: --token, QUELL_TOKEN, or --state with the controller's folder.")
     try:
-        with Client(case.url, case.token.reveal(), timeout=_TIMEOUT) as client:
+        with Client(case.url, case.token.reveal(), timeout=_TIMEOUT, ca_file=case.ca_file) as client:
             version = client.version()
     except Unreachable:
         return warning(_UNSEEN, f"{why}.")
@@ -122,7 +126,7 @@ def webhooks(case: Case) -> Found:
     if not case.token:
         return warning("cannot be known without a token", f"{why}: give --token.")
     try:
-        with Client(case.url, case.token.reveal(), timeout=_TIMEOUT) as client:
+        with Client(case.url, case.token.reveal(), timeout=_TIMEOUT, ca_file=case.ca_file) as client:
             found = client.webhooks.all()
     except Unreachable:
         return warning(_UNSEEN, f"{why}.")
@@ -141,7 +145,7 @@ def webhooks(case: Case) -> Found:
 def skew(case: Case) -> Found:
     why = f"Events that seem to come from more than {_SKEW:g} s ahead, or from long ago, kill nothing"
     before = time.time()
-    alive = _alive(case.url)
+    alive = _alive(case.url, case.ca_file)
     after = time.time()
     if alive is None:
         return warning(_UNSEEN, f"{why}.")
@@ -168,7 +172,7 @@ def link(case: Case) -> Found:
     if not case.token:
         return warning(f"{mine.node} is enrolled; its link cannot be known without a token", f"{why}: give --token.")
     try:
-        with Client(case.url, case.token.reveal(), timeout=_TIMEOUT) as client:
+        with Client(case.url, case.token.reveal(), timeout=_TIMEOUT, ca_file=case.ca_file) as client:
             known = {str(agent.get("id")): agent for agent in client.agents.all()}
     except Unreachable:
         return warning(f"{mine.node} is enrolled; its link {_UNSEEN}", f"{why}.")
@@ -184,9 +188,9 @@ def link(case: Case) -> Found:
     return ok(f"agent {mine.node} is linked", f"{why}.")
 
 
-def _alive(url: str) -> _Alive | None:
+def _alive(url: str, ca_file: Path | None) -> _Alive | None:
     try:
-        answer = httpx.get(f"{url}/healthz?verbose", timeout=_TIMEOUT)
+        answer = httpx.get(f"{url}/healthz?verbose", timeout=_TIMEOUT, verify=trust(ca_file))
         return msgspec.json.decode(answer.content, type=_Alive)
     except (httpx.HTTPError, msgspec.MsgspecError):
         return None

@@ -28,8 +28,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 DATABASE = "quell.db"
 KEY = "controller.key"
-#: What may be in an archive: the database, keys and token files. No path, nothing hidden.
-MEMBER = re.compile(r"quell\.db|[a-z0-9][a-z0-9_-]{0,80}\.(?:key|token)")
+#: What may be in an archive: the database, keys, certificates and token files. No path, nothing hidden.
+MEMBER = re.compile(r"quell\.db|[a-z0-9][a-z0-9_-]{0,80}\.(?:key|token|crt)")
 
 #: Bytes read, compressed or hashed at once: each step lets go of the interpreter lock for about a millisecond.
 STEP = 1 << 20

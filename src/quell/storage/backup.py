@@ -27,7 +27,7 @@ ARCHIVE = "backup.tar.zst"
 RESERVE = 64 << 20
 
 #: Beside the database, what a controller needs to be the same again; the agent's folder is the agent's.
-_BESIDE = ("*.key", "*.token")
+_BESIDE = ("*.key", "*.token", "*.crt")
 
 
 def make(database: Path, now: float) -> tuple[Manifest, BinaryIO]:

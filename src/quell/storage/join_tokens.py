@@ -6,6 +6,14 @@ import sqlite3
 
 from quell.storage.tokens import hashed
 
+#: Between a token's secret and the fingerprint of the authority that its agent shall trust.
+_BETWEEN = "."
+
+
+def shown(secret: str, fingerprint: str) -> str:
+    """A token as its agent gets it. fingerprint: SHA-256 of the authority's certificate; "": there is none to tell."""
+    return f"{secret}{_BETWEEN}{fingerprint}" if fingerprint else secret
+
 
 def put(connection: sqlite3.Connection, secret: str, name: str, created: float, expires: float) -> None:
     """name: for people, such as who asked for it. Those that expired go."""

@@ -34,7 +34,7 @@ from quell.storage.seal import Seal
 _STAGING = ".restore"
 _LOCK = f"{archive.DATABASE}.lock"
 #: What of a state folder belongs to the controller, and so to what is restored.
-_OWNED = ("quell.db", "quell.db-*", "quell.db.before-*", "*.key", "*.token")
+_OWNED = ("quell.db", "quell.db-*", "quell.db.before-*", "*.key", "*.token", "*.crt")
 #: What may be in a folder that counts as empty.
 _IGNORED = frozenset(("agent", "lost+found", _LOCK, _STAGING, backup.STAGING, schema.RESTORING))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from quell.clock import Clock
 from quell.model.audit import QUELL, AuditEntry
@@ -47,8 +47,14 @@ NOTHING: Sealed = (None, None, None, None, None)
 class Seal:
     """It belongs to the writing thread and its connection."""
 
-    def __init__(self, connection: sqlite3.Connection, key: Ed25519PrivateKey | None, clock: Clock) -> None:
-        """key: signs where the log ends; None: nobody does. Notes in the log if it does not end as it was left."""
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        key: Ed25519PrivateKey | None,
+        clock: Clock,
+        successor_of: Ed25519PublicKey | None = None,
+    ) -> None:
+        """key: signs where the log ends; None: nobody does. successor_of: who signed so far, if another. Notes in the log if it does not end as it was left."""
         self._connection = connection
         self._key = key
         self._clock = clock
@@ -64,7 +70,7 @@ class Seal:
             wrong = "its signed head is missing" if found.last else ""
         elif (found.head.n, found.head.hash) != (found.last, end.hex()):
             wrong = f"the signed head is of entry {found.head.n}, the log ends with entry {found.last}"
-        elif key is not None and not is_signed(found.head, key.public_key()):
+        elif key is not None and not is_signed(found.head, successor_of or key.public_key()):
             wrong = f"the head of entry {found.head.n} is not signed with this controller's key"
         if wrong:
             connection.execute("BEGIN IMMEDIATE")

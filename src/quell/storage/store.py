@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Self, TypeVar
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from quell.errors import QueueFull, StoreError, StoreFull
 from quell.model.decision import Flag, Outcome, StateChange
@@ -68,12 +68,14 @@ class Store:
         call: Callable[[Callable[[], None]], object] | None = None,
         clock: Callable[[], float] = time.time,
         key: Ed25519PrivateKey | None = None,
+        successor_of: Ed25519PublicKey | None = None,
     ) -> Self:
         """Opens or creates the database at `path`, with folder 0700 and files 0600.
 
         call: runs the `done` callbacks of a commit, all in one call, such as `loop.call_soon_threadsafe`; without it
         they run in the writing thread. clock: what retention measures age by, in epoch seconds. key: signs where the
-        audit log ends; None: nobody does. Raises StoreError if another process has the store, if it is from a newer
+        audit log ends; None: nobody does. successor_of: the key whose signature is good so far, where `key` takes its
+        place. Raises StoreError if another process has the store, if it is from a newer
         version, or cannot be read.
         """
         path = Path(path)
@@ -95,6 +97,7 @@ class Store:
                     call=call,
                     clock=clock,
                     key=key,
+                    successor_of=successor_of,
                 )
             except BaseException:
                 connection.close()

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Struct
 
 from quell import faults, metrics
@@ -96,12 +96,13 @@ class Writer:
         call: Callable[[Callable[[], None]], object] | None,
         clock: Callable[[], float],
         key: Ed25519PrivateKey | None,
+        successor_of: Ed25519PublicKey | None = None,
     ) -> None:
         """It owns the connection from here on."""
         self._path = path
         self._connection = connection
         connection.execute(f"PRAGMA journal_size_limit={checkpoint.LIMIT_BYTES}")
-        self._seal = Seal(connection, key, clock)
+        self._seal = Seal(connection, key, clock, successor_of)
         self._intake = Intake(connection, self._seal)
         self._trimmer = Trimmer(connection, retention)
         self._size_step = retention.size_step

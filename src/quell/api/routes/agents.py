@@ -7,9 +7,9 @@ import sqlite3
 import time
 from typing import Annotated, Any, cast
 
-from litestar import Request, get, post
+from litestar import Request, delete, get, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromQuery, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Meta, Struct
 
 from quell.api.asgi import Scope, peer
@@ -18,7 +18,7 @@ from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, Joined, JoinRequest
-from quell.controller.joining import join
+from quell.controller.joining import join, revoke
 from quell.errors import LinkError
 from quell.model.audit import AuditEntry
 from quell.storage import audit, join_tokens, tokens
@@ -33,6 +33,11 @@ class JoinToken(Struct, frozen=True):
     token: str
     #: Epoch seconds.
     expires: float
+
+
+class Revoked(Struct, frozen=True):
+    id: str
+    node: str
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
@@ -63,7 +68,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             audit.append(connection, entry, now)
 
         await asyncio.wrap_future(store.submit(put))
-        return JoinToken(token=secret, expires=expires)
+        return JoinToken(token=join_tokens.shown(secret, links.fingerprint), expires=expires)
 
     def withdrawn(agent: str) -> None:
         links.close(agent, "this machine enrolled anew")
@@ -86,4 +91,19 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         controller.agent_joined(joined.agent)
         return joined
 
-    return [agents, join_token, enrol]
+    @delete(
+        "/v1/agents/{id:str}",
+        status_code=200,
+        summary="Withdraw an agent's enrolment: its link is cut at once, and it is obeyed and ordered no more",
+        opt=needs(Permission.ADMIN, version=False),
+    )
+    async def revoke_agent(id: FromPath[str], request: Request[Any, Any, Any]) -> Revoked:  # noqa: A002 - the word of the API
+        actor, now = request.scope["state"]["caller"].actor, time.time()
+        known = await revoke(store, id, actor, now)
+        if known is None:
+            raise Refusal(404, f"no agent {id[:200]} is enrolled")
+        links.close(id, "its enrolment was withdrawn")
+        controller.agent_withdrawn(id, f"its enrolment was withdrawn by {actor}")
+        return Revoked(id=known.id, node=known.node)
+
+    return [agents, join_token, enrol, revoke_agent]
