@@ -25,6 +25,9 @@ BUDGETS = {
     "QUELL_SAFETY_BUDGET_ENGINE": "100000/1m",
     "QUELL_SAFETY_BUDGET_RULE": "100000/1m",
     "QUELL_SAFETY_BUDGET_NAMESPACE": "100000/1m",
+    "QUELL_SAFETY_BUDGET_REPLICAS": "100",
+    "QUELL_SAFETY_BUDGET_ISOLATED": "100",
+    "QUELL_SAFETY_BREAKER": "100000/1h",
     "QUELL_WEBHOOKS_ALLOW_PRIVATE": "true",
     # A slow machine may need longer for the restarts between an event and its outcome than a person would allow.
     "QUELL_SAFETY_COMMAND_TTL": "10m",
