@@ -73,9 +73,9 @@ async def serving(
 
     origins: where settings that are no defaults come from (quell.configuration).
     """
+    files = _certificates(folder, settings.server)
     credentials = configured(settings.kubernetes, os.environ)
     controller = Controller.open(folder, settings, origins, credentials)
-    files = _certificates(folder, settings.server)
     kubernetes = KubernetesWatch(settings.kubernetes, controller.take_sightings, credentials=credentials)
     try:
         await _first_tokens(controller)
