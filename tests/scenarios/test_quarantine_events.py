@@ -124,7 +124,8 @@ def run(folder: Path, *scenarios: Callable[[Place], Awaitable[None]]) -> None:
 
     async def all_of_them() -> None:
         for scenario in scenarios:
-            controller = Controller.open(folder, Settings())
+            # What goes round is to be ended by its length here, before a breaker stops it.
+            controller = Controller.open(folder, Settings().with_values({"safety.breaker": "100/1h"}))
             controller.start()
             try:
                 controller.agent_connected(HELLO)

@@ -57,6 +57,17 @@ kind: ResponseRule
 metadata: {name: isolate}
 spec: {event: incident, criteria: ["name:Container.Suspicious.Process"], actions: [quarantine]}
 """
+KILL = """
+apiVersion: quell.dev/v1
+kind: ResponseRule
+metadata: {name: ask-first}
+spec: {event: incident, criteria: ["process:nc"], actions: [agentKillProcess], approval: true}
+---
+apiVersion: quell.dev/v1
+kind: ResponseRule
+metadata: {name: kill}
+spec: {event: incident, criteria: ["process:sh"], actions: [agentKillProcess]}
+"""
 _SECONDS = 40.0
 
 
@@ -324,6 +335,23 @@ def isolation(folder: Path) -> set[str]:
             return wait_for(admin, *isolated, "Quarantine.Release", "Quarantine.Request", "Quarantine.Ended")
 
 
+def approvals(folder: Path) -> set[str]:
+    """A kill that waits and is approved, and a rule that has done another often enough."""
+    once = Configuration(settings=Settings().with_values(FAST | {"safety.breaker": "1/1h"}))
+    with live(folder / "state", configuration=once) as server, server.client() as admin:
+        admin.post("/v1/documents", content=KILL).raise_for_status()
+        with ScriptedAgent(admin).linked():
+            for number, name in enumerate(("nc", "sh", "sh")):
+                process = {"pid": 4711 + number, "start_ticks": 1, "name": name}
+                subject = {"node": NODE, "image": "web:1", "container": {"id": "c" * 64}, "process": process}
+                event = {"id": f"e{number}", "name": "Container.Suspicious.Process", "subject": subject}
+                admin.post("/v1/events", json={**event, "time": time.time()}).raise_for_status()
+            admin.post("/v1/approvals", json={"id": "e0/0", "verdict": "approve"}).raise_for_status()
+            [breaker] = admin.get("/v1/breakers").json()["items"]
+            admin.post("/v1/breakers/reset", json={"key": breaker["key"]}).raise_for_status()
+            return wait_for(admin, "Approval.Granted", "Breaker.Reset")
+
+
 def groups_and_crash_loops(folder: Path) -> set[str]:
     found: set[str] = set()
 
@@ -369,6 +397,8 @@ PROVOKED: dict[str, Callable[[Path], set[str]]] = {
     "Quarantine.Release": isolation,
     "Quarantine.Request": isolation,
     "Quarantine.Ended": isolation,
+    "Approval.Granted": approvals,
+    "Breaker.Reset": approvals,
     "Container.Events.Omitted": groups_and_crash_loops,
     "Container.Suspicious.Process": agent_in_this_process,
     "Host.Suspicious.Process": agent_in_this_process,
