@@ -232,6 +232,18 @@ def test_several_new_processes_are_not_one() -> None:
     assert decode(record).subject.process == Process(pid=4711, name="nc", exe="/usr/bin/nc.openbsd")
 
 
+def test_repeats_without_a_checksum_have_the_same() -> None:
+    def checksum(policy: str, values: list[str]) -> str | None:
+        document = read("cluster_object.json")
+        document["metadata"] |= {"checksum": "", "policy_uid": policy, "uid": str(values)}
+        document["spec"]["rules"][0]["values"] = values
+        return said(decode(document)).checksum
+
+    assert checksum("a", ["x"]) == checksum("a", ["x"])
+    assert len({checksum("a", ["x"]), checksum("b", ["x"]), checksum("a", ["y"])}) == 3
+    assert len(checksum("a", ["x"]) or "") == 32
+
+
 def test_whose_format_it_is() -> None:
     assert looks_like((INPUTS / "process_record.json").read_bytes()) == "deviation"
     assert looks_like((INPUTS / "cluster_object.json").read_bytes()) == "deviation"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from hashlib import blake2b
 from ipaddress import ip_network
+from typing import Any
 
 import msgspec
 
@@ -84,6 +86,7 @@ def details(line: bytes) -> Details | None:
     guardian = record.deviation
     name, uid = _policy(record, where)
     subject = placed(_subject(record, where), context)
+    addition = {part: spec[part] for part in ("processPolicy", "networkPolicy", "rules") if spec.get(part)}
     return Deviation(
         policy=name,
         policy_uid=uid,
@@ -91,9 +94,9 @@ def details(line: bytes) -> Details | None:
         mode=record.policy_mode,
         what=_what(guardian),
         message=record.description or record.short_description or _message(guardian, subject, name),
-        checksum=record.checksum or guardian.metadata.checksum or None,
+        checksum=record.checksum or guardian.metadata.checksum or _checksum(uid or name, _what(guardian), addition),
         connection=_connection(guardian, subject),
-        addition={part: spec[part] for part in ("processPolicy", "networkPolicy", "rules") if spec.get(part)},
+        addition=addition,
         matched={target: tuple(matched.matched_patterns) for target, matched in guardian.spec.matches.items()},
     )
 
@@ -113,6 +116,11 @@ def _policy(record: Record, where: str) -> tuple[str, str | None]:
     if name is None and uid is None:
         raise EventError(f"Expected the policy's name or uid, got neither - at `{where}.metadata.policy_uid`")
     return name or uid or "", uid
+
+
+def _checksum(policy: str, what: str, addition: dict[str, Any]) -> str:
+    """For a deviation without one: what would be allowed by the same addition to the same policy is the same."""
+    return blake2b(msgspec.json.encode((policy, what, addition), order="sorted"), digest_size=16).hexdigest()
 
 
 def _policy_type(record: Record) -> str | None:

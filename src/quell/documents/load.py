@@ -52,7 +52,9 @@ _LISTS = {
 #: Kinds of records, which are no documents to apply -> what they are, and what takes them.
 _RECORDS: Mapping[str, str] = MappingProxyType(
     {
-        "GuardianDeviation": 'a finding: "quell policies merge" adds it to its policy, /v1/events/deviation takes it as an event',
+        "GuardianDeviation": (
+            'a finding: "quell events send --from deviation" takes it, and "quell policies merge" adds it to its policy'
+        ),
         "SpyderbatFingerprint": "what was seen of one workload",
         "FingerprintGroup": "what was seen of several workloads",
         "SpyderbatBaseline": "what was seen of a workload, with what it may do beside",
