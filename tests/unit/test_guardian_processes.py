@@ -7,9 +7,10 @@ import pytest
 from tests.guardian import IMAGE, listens, node, policy, seen, selector, service, step, workload
 
 from quell.guardian.guard import Guard, event_name
+from quell.guardian.merging import merge
 from quell.model.details import Deviation
 from quell.model.observation import Observation, Seen
-from quell.model.policy import Expected, Policy, PolicyType, SelectorKind
+from quell.model.policy import PROCESS_DEPTH_LIMIT, Expected, Policy, PolicyType, SelectorKind
 
 SH, NGINX, PYTHON, LS = step("sh"), step("nginx"), step("python3"), step("ls")
 WORKER = step("nginx", "www-data")
@@ -161,6 +162,25 @@ def test_a_chain_of_any_length_is_compared_in_its_innermost_part() -> None:
     assert compared(seen(*[SH] * 100, NGINX)) is None
     assert deviates(seen(*[SH] * 3000, NGINX)).unproven == "what started sh is not known"
     assert deviates(seen(*[SH] * 3000, step("curl"))).unproven == ""
+
+
+def test_what_would_be_deeper_than_a_policy_may_be_has_no_addition() -> None:
+    chain = [SH, *(step(f"a{n}") for n in range(PROCESS_DEPTH_LIMIT - 1))]
+    found = deviates(seen(*chain))
+    assert found.addition
+    assert compared(seen(*chain), merge(WEB, [found])) is None
+    assert deviates(seen(*chain, LS)).addition == {}
+    assert deviates(seen(*chain, LS)).unproven == ""
+
+
+def test_what_is_long_is_compared_without_being_remembered() -> None:
+    [watch] = Guard([WEB], []).watches(workload())
+    for n in range(3):
+        far = step("x", exe=f"/{n}{'y' * 4000}")
+        found = watch.compare(seen(SH, far))
+        assert found is not None
+        assert watch.compare(seen(SH, far)) == found
+        assert watch.compare(seen(SH, NGINX)) is None
 
 
 def test_sockets_of_every_node_that_it_may_be_on_count() -> None:

@@ -55,6 +55,9 @@ def judge(case: Case) -> list[str]:
     expect.done()
     if deviates is not None:
         found += differs("deviation", deviates, _deviates(documents, case["event"]))
+    if deviates is False:
+        # Of no deviation nothing follows.
+        return found + differs("actions", [], actions or []) + differs("default_skipped", [], skipped or [])
     if actions is not None or skipped is not None:
         decision = _decided(documents, case["event"])
         found += [] if actions is None else _asked(actions, decision)

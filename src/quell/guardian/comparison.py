@@ -16,11 +16,12 @@ from quell.guardian.rulesets import CONTAINER, PROCESS, Denied, Rules
 from quell.matching.selectors import Truth
 from quell.model.details import Connection, Deviation, Endpoint
 from quell.model.observation import Observation, Peer, Seen
-from quell.model.policy import Direction, Policy, Ports, RulesetRule
+from quell.model.policy import PROCESS_DEPTH_LIMIT, Direction, Policy, Ports, RulesetRule
 from quell.model.subject import Subject
 
-#: Deviations that one policy remembers, so that a process that goes on deviating costs next to nothing.
-_REMEMBERED = 256
+#: Deviations that one policy remembers, so that a process that goes on deviating costs next to nothing; and the longest,
+#: in characters.
+_REMEMBERED, _LONGEST = 256, 4096
 
 
 class Comparison:
@@ -92,7 +93,7 @@ class Comparison:
             "process",
             sentences.unexpected(chain.steps[-1], _parent(chain), self.policy.name),
             checksum(self.policy, "process", chain.is_whole, base, steps),
-            addition=additions.process(base, additions.nodes(steps, tree.has)) if _is_known(chain, place) else {},
+            addition=additions.process(base, additions.nodes(steps, tree.has)) if _is_known(tree, chain, place) else {},
             unproven=gap(chain) if _is_doubtful(chain) and tree.possible(chain).is_expected else "",
         )
 
@@ -102,7 +103,7 @@ class Comparison:
         addition: Spec = {}
         if place.is_expected:
             addition = additions.process(base, None, (ports,))
-        elif _is_known(chain, place):
+        elif _is_known(tree, chain, place):
             addition = additions.process(base, additions.nodes(steps, tree.has, (ports,)))
         could = False
         if _is_doubtful(chain):
@@ -177,7 +178,7 @@ class Comparison:
         base = _base(tree, place)
         if place.is_expected and base is not None:
             return additions.process(base, None) | additions.network(peer, base)
-        if not _is_known(chain, place):
+        if not _is_known(tree, chain, place):
             return {}
         new = additions.nodes(_new(chain, place), tree.has)
         return additions.process(base, new) | additions.network(peer, additions.last(new).id)
@@ -203,9 +204,11 @@ class Comparison:
     def _remembered(self, facts: tuple[object, ...], make: Callable[[], Deviation]) -> Deviation:
         made = self._made.get(facts)
         if made is None:
-            if len(self._made) >= _REMEMBERED:
-                self._made.clear()
-            made = self._made[facts] = make()
+            made = make()
+            if len(made.message) + len(str(made.addition)) <= _LONGEST:
+                if len(self._made) >= _REMEMBERED:
+                    self._made.clear()
+                self._made[facts] = made
         return made
 
     def _deviation(
@@ -251,9 +254,14 @@ def _parent(chain: Chain) -> Step | None:
     return chain.steps[-2] if len(chain.steps) > 1 else None
 
 
-def _is_known(chain: Chain, place: Place) -> bool:
-    """Whether the processes that are not expected could be written down."""
-    return chain.is_whole and all(None not in step for step in chain.steps[place.reached :])
+def _is_known(tree: Tree, chain: Chain, place: Place) -> bool:
+    """Whether the processes that are not expected could be written down, as far as it is known and as deep as it may be."""
+    depth = tree.depth(place.nodes[0]) if place.nodes else 0
+    return (
+        chain.is_whole
+        and all(None not in step for step in chain.steps[place.reached :])
+        and depth + len(_new(chain, place)) <= PROCESS_DEPTH_LIMIT
+    )
 
 
 def _is_doubtful(chain: Chain) -> bool:

@@ -13,13 +13,10 @@ from typing import Final, NamedTuple
 
 from quell.catalogue.forms import is_glob
 from quell.guardian.chain import Chain, Step, forked, maybe_forked
-from quell.guardian.room import Room
+from quell.guardian.room import LONGEST, Room
 from quell.guardian.values import Listed
 from quell.matching.patterns import Matches, glob
 from quell.model.policy import Ports, ProcessNode
-
-#: A step with longer texts is compared each time instead of being remembered.
-_LONGEST = 512
 
 
 class Place(NamedTuple):
@@ -69,11 +66,12 @@ _CHILDLESS = _Level(())
 
 
 class _Node:
-    __slots__ = ("_exe", "_name", "_users", "children", "id", "listening")
+    __slots__ = ("_exe", "_name", "_users", "children", "depth", "id", "listening")
 
-    def __init__(self, node: ProcessNode, users: tuple[str, ...]) -> None:
+    def __init__(self, node: ProcessNode, users: tuple[str, ...], depth: int) -> None:
         """users: its own or those of the nearest node above that has some. ValueError: a glob cannot be read."""
         self.id = node.id
+        self.depth = depth
         self._name = Listed((node.name,))
         self._exe = Listed(node.exe)
         self._users = Listed(users)
@@ -97,7 +95,7 @@ class Tree:
         """ValueError: a glob cannot be read."""
         self._nodes: list[_Node] = []
         self._names: list[str] = []
-        self._roots = self._level(roots, ())
+        self._roots = self._level(roots, (), 1)
         self._numbers: dict[str, int] = {node.id: number for number, node in reversed([*enumerate(self._nodes)])}
         self._room = room
         self._strict = _Automaton(self._nodes, self._roots, self._roots, room, lenient=False)
@@ -122,23 +120,27 @@ class Tree:
     def id(self, number: int) -> str:
         return self._nodes[number].id
 
+    def depth(self, number: int) -> int:
+        """A root's is 1."""
+        return self._nodes[number].depth
+
     def number(self, identifier: str) -> int | None:
         return self._numbers.get(identifier)
 
     def has(self, identifier: str) -> bool:
         return identifier in self._numbers
 
-    def _level(self, siblings: Sequence[ProcessNode], users: tuple[str, ...]) -> _Level:
+    def _level(self, siblings: Sequence[ProcessNode], users: tuple[str, ...], depth: int) -> _Level:
         """Numbers them and all below them, in the order of writing."""
         numbered: list[tuple[int, str]] = []
         for written in siblings:
             own = written.euser or users
-            node = _Node(written, own)
+            node = _Node(written, own, depth)
             numbered.append((len(self._nodes), written.name))
             self._nodes.append(node)
             self._names.append(written.name)
             if written.children:
-                node.children = self._level(written.children, own)
+                node.children = self._level(written.children, own, depth + 1)
         return _Level(numbered)
 
 
@@ -188,7 +190,7 @@ class _Automaton:
         if after is None:
             self._room.take()
             after = self._states.setdefault(key, _State(key))
-        if all(text is None or len(text) <= _LONGEST for text in step):
+        if all(text is None or len(text) <= LONGEST for text in step):
             self._room.take()
             moves[step] = after
         return after

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 #: Answers that one Guard remembers, some 300 bytes each.
 LIMIT = 100_000
+#: What is about longer texts is found out each time instead of being remembered: characters.
+LONGEST = 512
 
 
 class Room:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from quell.catalogue.forms import is_glob
-from quell.guardian.room import Room
+from quell.guardian.room import LONGEST, Room
 from quell.guardian.scope import compile_selectors
 from quell.guardian.values import literal
 from quell.matching.patterns import Matches, glob
@@ -141,8 +141,9 @@ class _Target:
             _Matching(not each.rule.selectors, is_pattern, each.rule.allow, pattern, each)
             for pattern, each, is_pattern in found
         )
-        self._room.take()
-        self._memo[value] = matching
+        if len(value) <= LONGEST:
+            self._room.take()
+            self._memo[value] = matching
         return matching
 
     def _addition(
