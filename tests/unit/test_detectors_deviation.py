@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 
 from quell.detectors import POSTED, Divided
 from quell.detectors.context import NOTHING, Context
 from quell.detectors.likeness import looks_like
-from quell.documents.load import load_text
+from quell.documents.load import load_text, load_values
 from quell.errors import EventError
 from quell.evaluate import evaluate
+from quell.guardian.guard import Guard
+from quell.guardian.ruleset_merging import merge_rulesets
 from quell.matching.index import compile as compile_index
 from quell.model.action import word
 from quell.model.decision import Decision
 from quell.model.details import Connection, Deviation, Endpoint
 from quell.model.event import Category, Event, Level
+from quell.model.policy import Ruleset
 from quell.model.subject import Container, Pod, Process, ProcessTarget, Subject
 from quell.response.state import AgentFacts, State
 
@@ -129,9 +134,50 @@ def test_a_container_that_no_ruleset_allows() -> None:
         what="container",
         message="docker.io/library/alpine:3.20 deviates from policy pol:cluster00001",
         checksum="9b1e",
-        addition={"rules": document["spec"]["rules"]},
+        addition={"rules": [document["spec"]["rules"][0] | {"namespaceSelector": SHOP}]},
         matched={"container::image": ("__DEFAULT_DENY__",)},
     )
+
+
+SHOP = {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}
+
+
+@pytest.mark.parametrize("pattern", ["__DEFAULT_DENY__", "docker.io/library/*", "docker.io/library/alpine:3.20"])
+def test_merged_into_its_ruleset_it_is_allowed_where_it_was_and_nowhere_else(pattern: str) -> None:
+    image, scope = "docker.io/library/alpine:3.20", {"namespaceSelector": SHOP}
+    rules: list[dict[str, Any]] = [
+        {"target": "container::image", "verb": "allow", "values": ["registry.example.org/*"]}
+    ]
+    if pattern != "__DEFAULT_DENY__":
+        rules.append({"target": "container::image", "verb": "deny", "values": [pattern], **scope})
+    policy = {
+        "mode": "enforce",
+        "clusterSelector": {"matchFields": {"name": "prod"}},
+        "rulesets": ["r"],
+        "response": {},
+    }
+    made = [("Ruleset", "r", {"rules": rules}), ("Policy", "p", policy)]
+    documents = load_values(
+        {"apiVersion": "quell.dev/v1", "kind": kind, "metadata": {"name": name, "type": "cluster"}, "spec": spec}
+        for kind, name, spec in made
+    )
+    document = read("cluster_object.json")
+    document["spec"]["matches"]["container::image"]["matchedPatterns"] = [pattern]
+    event = decode(document)
+    merged = merge_rulesets(documents.rulesets, [said(event)])
+
+    def deviates(rulesets: Sequence[Ruleset], subject: Subject) -> bool:
+        watches = Guard(documents.policies, rulesets).watches(subject)
+        assert watches
+        return any(watch.compare_container(subject) is not None for watch in watches)
+
+    elsewhere = msgspec.structs.replace(
+        event.subject, namespace="db", namespace_labels={"kubernetes.io/metadata.name": "db"}
+    )
+    assert event.subject.image == image
+    assert deviates(documents.rulesets, event.subject)
+    assert not deviates(merged, event.subject)
+    assert deviates(merged, elsewhere)
 
 
 def test_connections() -> None:

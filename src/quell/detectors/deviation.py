@@ -86,7 +86,8 @@ def details(line: bytes) -> Details | None:
     guardian = record.deviation
     name, uid = _policy(record, where)
     subject = placed(_subject(record, where), context)
-    addition = {part: spec[part] for part in ("processPolicy", "networkPolicy", "rules") if spec.get(part)}
+    addition = {part: spec[part] for part in ("processPolicy", "networkPolicy") if spec.get(part)}
+    addition |= _rules(guardian, spec.get("rules") or [], subject.namespace)
     return Deviation(
         policy=name,
         policy_uid=uid,
@@ -99,6 +100,24 @@ def details(line: bytes) -> Details | None:
         addition=addition,
         matched={target: tuple(matched.matched_patterns) for target, matched in guardian.spec.matches.items()},
     )
+
+
+def _rules(guardian: Guardian, rules: list[dict[str, Any]], namespace: str | None) -> dict[str, Any]:
+    """The rules that would allow it where it was: a record writes them without the scope, which its own scopes say.
+
+    Denies of the very values in that scope, by the patterns that matched, are to go: there a deny would beat the allow.
+    """
+    if not rules:
+        return {}
+    scope = {} if namespace is None else {"namespaceSelector": {"matchLabels": {_NAMESPACE: namespace}}}
+    scoped = [rule if any(key.endswith("Selector") for key in rule) else {**rule, **scope} for rule in rules]
+    denies = []
+    for rule in scoped:
+        found = guardian.spec.matches.get(rule["target"])
+        values = [value for value in rule["values"] if found is not None and value in found.matched_patterns]
+        if values:
+            denies.append({**rule, "verb": "deny", "values": values})
+    return {"rules": scoped, "without": denies} if denies else {"rules": scoped}
 
 
 def _one(said: str | None, other: str | None, path: str) -> str | None:
