@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from time import gmtime, monotonic_ns, strftime
+from time import time as now
 from typing import Any
 
 from live import Live, live
@@ -52,7 +53,7 @@ class PodCluster(StandIn):
 
     def run(self, name: str = "web-1", *, age: float = 86_400.0, **more: Any) -> Object:
         """A pod that has been there for some time, in seconds."""
-        created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - age))
+        created = strftime("%Y-%m-%dT%H:%M:%SZ", gmtime(now() - age))
         return self.cluster.put("pods", pod(name, SHOP, created=created, labels={"app": "web"}, **more))
 
     def there(self, name: str = "web-1") -> str | None:
@@ -74,18 +75,30 @@ class Place:
         self.admin = server.client()
         self._count = itertools.count(1)
 
-    def event(self, name: str | None = "web-1", *, uid: str | None = None, **subject: Any) -> str:
-        """A shell in that pod, as a detector tells of it. subject: other parts; None leaves one out."""
-        identifier = f"e{next(self._count)}-{time.monotonic_ns()}"
+    def event(
+        self,
+        name: str | None = "web-1",
+        *,
+        uid: str | None = None,
+        time: float | None = None,
+        token: str = "",
+        **subject: Any,
+    ) -> str:
+        """A shell in that pod, as a detector tells of it, now or at that time. subject: other parts; None leaves one out.
+
+        token: of who tells of it, in place of the admin's.
+        """
+        identifier = f"e{next(self._count)}-{monotonic_ns()}"
         named = {key: value for key, value in (("name", name), ("uid", uid)) if value is not None}
         told = {"node": NODE, "namespace": SHOP, "pod": named, **subject}
         event = {
             "id": identifier,
-            "time": time.time(),
+            "time": now() if time is None else time,
             "name": "Container.Suspicious.Process",
             "subject": {key: value for key, value in told.items() if value is not None},
         }
-        self.admin.post("/v1/events", json=event).raise_for_status()
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.admin.post("/v1/events", json=event, headers=headers).raise_for_status()
         return identifier
 
     def record(self, identifier: str) -> Any:

@@ -28,7 +28,7 @@ POINTS = (
     "outcome.after-commit",
 )
 #: kill -9 at random moments.
-ROUNDS = 25
+ROUNDS = 15
 
 
 @pytest.fixture
@@ -91,8 +91,9 @@ class Witness:
         assert gone <= self.meant, "a pod that no event named was deleted"
 
 
-@pytest.mark.parametrize("named", [True, False])
-@pytest.mark.parametrize("fault", POINTS)
+@pytest.mark.parametrize(
+    ("fault", "named"), [*((point, True) for point in POINTS), *((point, False) for point in POINTS[2:5])]
+)
 def test_crash_at_each_step(fault: str, named: bool, quell: Quell, standin: PodCluster) -> None:
     """named: the event gives the pod's uid; else it was there for a day, and only that says which it is."""
     standin.cluster.succeeded.add((SHOP, "web-1"))

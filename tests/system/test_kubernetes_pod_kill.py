@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,18 @@ def test_it_is_replaced_between_the_look_and_the_deletion(place: Place, monkeypa
     assert standin.there() not in (None, uid)
 
 
+def test_a_pod_younger_than_the_event_is_another_whatever_the_inventory_says(place: Place) -> None:
+    """The event gives only a name, and the inventory the uid of the pod that has it by now."""
+    uid = place.standin.run(age=0)["metadata"]["uid"]
+    place.knows()
+    event = place.event(time=time.time() - 30)
+    outcome = place.outcome(event)
+    assert target(place, event)["uid"] == uid
+    assert (outcome["status"], outcome["reason"]) == ("refused", "identity")
+    assert "s after the event, it is another one" in outcome["explanation"]
+    assert place.standin.there() == uid
+
+
 def test_a_pod_that_is_not_there_is_gone(place: Place) -> None:
     outcome = place.outcome(place.event("web-9", uid="11111111-0000-0000-0000-000000000000"))
     assert (outcome["status"], outcome.get("explanation", "")) == ("gone", "")
@@ -167,11 +180,13 @@ def test_a_404_of_something_else_is_no_pod_that_is_gone(standin: PodCluster, tmp
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_pod_of_another_node_is_not_touched(place: Place, known: bool) -> None:
-    """Whoever may only speak of one node names the pod of another."""
+    """By a token that may only speak of one node, naming the pod of another."""
     uid = place.standin.run(node="node-2")["metadata"]["uid"]
     if known:
         place.knows()
-    event = place.event(uid=uid)
+    asked = {"name": "falco-1", "role": "ingest", "nodes": [NODE]}
+    secret = place.admin.post("/v1/tokens", json=asked).raise_for_status().json()["token"]
+    event = place.event(uid=uid, token=secret)
     outcome = place.outcome(event)
     assert (outcome["status"], outcome["reason"]) == ("refused", "identity")
     assert outcome["explanation"] == "pod shop/web-1 is on node-2, the event happened on node-1"
@@ -269,6 +284,44 @@ def test_what_passes_is_tried_again(place: Place) -> None:
     outcome = place.outcome(place.event(uid=uid))
     assert outcome["status"] == "done", outcome
     assert outcome["duration"] > 1, "as long as Retry-After says"
+
+
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_an_answer_that_is_lost_is_no_second_deletion(place: Place, succeeded: bool) -> None:
+    """It was deleted, and nobody said so."""
+    standin = place.standin
+    if succeeded:
+        standin.cluster.succeeded.add((SHOP, "web-1"))
+    uid = standin.run()["metadata"]["uid"]
+    standin.losing.append("DELETE")
+    outcome = place.outcome(place.event(uid=uid))
+    assert outcome["status"] == "gone"
+    assert outcome["explanation"].startswith("an earlier attempt, of whose answer nothing is known, may have ended it")
+    assert (standin.there() is not None) is succeeded
+    assert len(standin.deletions()) == 1
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_after_its_time_it_is_only_looked_at(standin: PodCluster, tmp_path: Path, ended: bool) -> None:
+    """The controller was stopped while it waited for the end of a pod, and is back when the command has expired."""
+    standin.cluster.kubelet_seconds = None
+    with placed(standin, tmp_path, grace=60, safety_command_ttl="3s") as place:
+        uid = standin.run()["metadata"]["uid"]
+        event = place.event(uid=uid)
+        wait_for(lambda: len(standin.deletions()) == 1, what="the deletion")
+        over = time.monotonic() + 3.0
+    if ended:
+        standin.cluster.delete("pods", "web-1", SHOP)
+    else:
+        # As if somebody had taken the deletion back, which nobody can: the pod is there and does not end.
+        thing = standin.cluster.objects["pods"][SHOP, "web-1"]
+        metadata = {key: value for key, value in thing["metadata"].items() if not key.startswith("deletion")}
+        standin.cluster.put("pods", {**thing, "metadata": metadata})
+    wait_for(lambda: time.monotonic() > over, what="the end of the command's time")
+    with placed(standin, tmp_path) as place:
+        outcome = place.outcome(event)
+        assert outcome["status"] == ("gone" if ended else "expired"), outcome
+    assert len(standin.deletions()) == 1
 
 
 def test_an_api_that_is_away_ends_in_expired_and_in_no_agents_command(standin: PodCluster, tmp_path: Path) -> None:

@@ -72,7 +72,21 @@ def test_a_machine_that_nobody_knows_proves_nothing() -> None:
 )
 def test_without_a_uid_a_container_or_its_age_proves_which_it_is(more: dict[str, Any], refused: Reason | None) -> None:
     assert against(target(uid=None, **more)) is refused
-    assert against(target(**more)) is None, "with its uid nothing more is needed"
+
+
+@pytest.mark.parametrize(
+    ("more", "refused"),
+    [
+        ({}, None),
+        ({"seen": None}, None),
+        ({"container_id": "f" * 64}, None),
+        ({"seen": MOMENT - SKEW}, None),
+        ({"seen": MOMENT - SKEW - 1}, Reason.IDENTITY),
+    ],
+)
+def test_with_a_uid_it_only_must_not_be_younger_than_the_event(more: dict[str, Any], refused: Reason | None) -> None:
+    """The uid may have been learned from the name, of a pod that has it by now."""
+    assert against(target(**more)) is refused
 
 
 def test_a_container_that_was_restarted_still_is_of_its_pod() -> None:

@@ -285,8 +285,8 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
                 destructive=True,
                 reversible=False,
                 needs=("pod",),
-                permissions=("delete pods in the Kubernetes API",),
-                description="Deletes the pod; its controller may start another one.",
+                permissions=("get and delete pods, list poddisruptionbudgets in the Kubernetes API",),
+                description="Deletes the pod under its uid; its controller may start another one.",
                 example="agentKillPod: {grace_period: 5}",
             ),
             ActionSpec(

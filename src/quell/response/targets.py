@@ -188,6 +188,9 @@ def _pod(event: Event, state: State) -> Aim:
     cluster = state.cluster_of(subject)
     if cluster is not None:
         return Aim(target, subject, cluster, None)
+    if refusal is not None:
+        of = f"cluster {subject.cluster}" if subject.cluster else "its cluster"
+        refusal = Refusal(refusal.reason, f"{refusal.explanation}, and no Kubernetes API of {of} is configured")
     return Aim(target, subject, agent, refusal)
 
 

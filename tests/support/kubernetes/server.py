@@ -43,6 +43,8 @@ class StandIn:
         self.calls: list[Call] = []
         #: Answers in place of the next ones.
         self.failing: list[Failure] = []
+        #: Methods whose next request is done, and its answer lost with the connection.
+        self.losing: list[str] = []
         #: Requests with these words find that the cluster has forgotten what was before them, once each.
         self._forgetting: list[str] = []
         #: Users by the common name of their certificate.
@@ -136,6 +138,8 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body are sent apart, and the second would wait for the first to be acknowledged.
+    disable_nagle_algorithm = True
     server: _Server
 
     def setup(self) -> None:
@@ -163,7 +167,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if standin.failing:
             failure = standin.failing.pop(0)
             return self._send(Answer(failure.code, failure.body))
-        return self._send(standin.rest.answer(Request(self.command, self.path, headers, self._certified(), body)))
+        answer = standin.rest.answer(Request(self.command, self.path, headers, self._certified(), body))
+        if self.command in standin.losing:
+            standin.losing.remove(self.command)
+            self.close_connection = True
+            return None
+        return self._send(answer)
 
     # The library finds a method by the verb.
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_request  # noqa: N815

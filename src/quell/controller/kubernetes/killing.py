@@ -40,7 +40,8 @@ class Pace(Struct, frozen=True, kw_only=True):
     #: Between the first two attempts; doubled each time up to the longest, spread at random.
     first: float = 0.2
     longest: float = 5.0
-    #: Between the first two looks whether it is gone; doubled each time up to the rarest.
+    #: Between the first two looks whether it is gone; doubled each time up to the rarest, or a hundredth of a long grace
+    #: period.
     look: float = 0.05
     rarest: float = 1.0
 
@@ -148,7 +149,7 @@ class Kill:
         if isinstance(pod, Again) or not pod.is_terminating:
             return expired
         ended = await self._until_gone(pod.metadata.uid, time.monotonic())
-        return Ended(OutcomeStatus.GONE, Reason.GONE) if ended.status is OutcomeStatus.DONE else ended
+        return self._gone() if ended.status is OutcomeStatus.DONE else ended
 
     # ---- before it is deleted
 
@@ -157,8 +158,9 @@ class Kill:
         safety, target = self._world.safety(), self.target
         if safety.paused:
             return Ended(OutcomeStatus.REFUSED, Reason.PAUSED, "all destructive actions are paused")
-        if target.cluster is not None and self._api.cluster not in (None, target.cluster):
-            said = f"the pod is of cluster {target.cluster}, the API that is configured is of {self._api.cluster}"
+        cluster = await self._api.cluster()
+        if target.cluster is not None and cluster not in (None, target.cluster):
+            said = f"the pod is of cluster {target.cluster}, the API that is configured is of {cluster}"
             return Ended(OutcomeStatus.REFUSED, Reason.NO_TARGET, said)
         pod = await self._read()
         if isinstance(pod, Ended | Again):
@@ -187,10 +189,9 @@ class Kill:
             return Again("", refusal=unnamed) if is_heard_of_later else Ended(OutcomeStatus.REFUSED, *unnamed)
         pod = await self._api.pod(target.namespace or "", target.name or "")
         if pod is None:
-            return Ended(OutcomeStatus.GONE, Reason.GONE, self._missing())
+            return self._gone(self._missing())
         if target.uid is not None and pod.metadata.uid != target.uid:
-            said = f"another pod has its name by now, {pod.metadata.uid}, which stays"
-            return Ended(OutcomeStatus.GONE, Reason.GONE, said)
+            return self._gone(f"another pod has its name by now, {pod.metadata.uid}, which stays")
         self.facts |= {"uid": pod.metadata.uid, "node": pod.spec.node_name}
         return pod
 
@@ -199,6 +200,10 @@ class Kill:
             known = self._world.named(self.target.uid)
             if known is not None and self.target.namespace in (None, known[0]):
                 self.target = msgspec.structs.replace(self.target, namespace=known[0], name=known[1])
+
+    def _gone(self, *said: str) -> Ended:
+        earlier = "an earlier attempt, of whose answer nothing is known, may have ended it" if self.doubtful else ""
+        return Ended(OutcomeStatus.GONE, Reason.GONE, "; ".join(filter(None, (earlier, *said))))
 
     def _missing(self) -> str:
         """That the API has no such pod; more where it may be another cluster's."""
@@ -265,7 +270,7 @@ class Kill:
                     f"its deletion was accepted, but {waited:.0f} s later {said}",
                 )
             await asyncio.sleep(min(wait, max(0.0, end - time.monotonic())))
-            wait = min(2 * wait, self._pace.rarest)
+            wait = min(2 * wait, max(self._pace.rarest, self._grace / 100))
 
     def _answered(self, error: Refused) -> Ended | Again:
         """What an answer means that is an error."""
@@ -273,7 +278,7 @@ class Kill:
         if status.code:
             self.facts["status"] = status.code
         if error.verb == "delete" and error.says_gone(self.target.name or ""):
-            return Ended(OutcomeStatus.GONE, Reason.GONE)
+            return self._gone()
         if error.is_temporary:
             if status.code == 401:
                 self._api.not_taken()

@@ -51,10 +51,9 @@ class PodApi:
         self._client: httpx.AsyncClient | None = None
         self._turns = asyncio.Semaphore(_AT_ONCE)
 
-    @property
-    def cluster(self) -> str | None:
-        """As events name it, as far as that is known by now."""
-        return self._credentials.cluster
+    async def cluster(self) -> str | None:
+        """As events name it; None: it has no name."""
+        return (await self._credentials.current()).cluster
 
     async def pod(self, namespace: str, name: str) -> Pod | None:
         """None: there is none of this name."""

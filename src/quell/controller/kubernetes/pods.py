@@ -139,12 +139,17 @@ def _elsewhere(pod: Pod, target: PodTarget, machines: Collection[str]) -> Refusa
 
 
 def _another(pod: Pod, target: PodTarget, skew: float) -> Refusal | None:
-    """Perhaps another pod that has the name by now, where the event gives no uid.
+    """Perhaps another pod that has the name by now.
 
-    With a uid its containers are not compared: the API knows of a new one only when the kubelet has told it.
+    With a uid its containers are not compared: the API knows of a new one only when the kubelet has told it. Yet the uid
+    may have been learned from the name, so that a pod that is younger than the event is another.
     """
+    created = pod.metadata.creation_timestamp
     if target.uid is not None:
-        return None
+        if created is None or target.seen is None or created.timestamp() <= target.seen + skew:
+            return None
+        later = created.timestamp() - target.seen
+        return Refusal(Reason.IDENTITY, f"pod {pod.called} was made {later:.0f} s after the event, it is another one")
     container = target.container_id
     if container is not None and len(container) >= SHORT_ID:
         if any(each.startswith(container) for each in pod.containers()):
@@ -152,7 +157,6 @@ def _another(pod: Pod, target: PodTarget, skew: float) -> Refusal | None:
         said = f"it has no container {container[:SHORT_ID]} that the API knows of"
     else:
         said = "the event names none of its containers"
-    created = pod.metadata.creation_timestamp
     if created is not None and target.seen is not None and created.timestamp() + _TICK + skew <= target.seen:
         return None
     return Refusal(Reason.IDENTITY, f"pod {pod.called} could have been made after the event, which has no uid; {said}")
