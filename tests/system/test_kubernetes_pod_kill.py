@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pods import KILLS, NODE, SHOP, TOKEN, WATCHES, Place, PodCluster, body, placed
+from pods import KILLS, NODE, RULE, SHOP, TOKEN, WATCHES, Place, PodCluster, body, placed
 from running import wait_for
 from tests.support.kubernetes.cluster import permissions
 from tests.support.kubernetes.kubeconfig import kubeconfig
@@ -284,6 +284,20 @@ def test_what_passes_is_tried_again(place: Place) -> None:
     outcome = place.outcome(place.event(uid=uid))
     assert outcome["status"] == "done", outcome
     assert outcome["duration"] > 1, "as long as Retry-After says"
+
+
+def test_what_waits_for_a_person_is_done_through_the_api_once_approved(place: Place) -> None:
+    asking = RULE.replace("GRACE", "0").replace("  actions:", "  approval: true\n  actions:")
+    place.admin.post("/v1/documents", content=asking).raise_for_status()
+    uid = place.standin.run()["metadata"]["uid"]
+    event = place.event(uid=uid)
+    (held,) = place.admin.get("/v1/approvals").raise_for_status().json()["items"]
+    assert (held["event"], held["agent"]) == (event, "kubernetes:default")
+    assert place.standin.there() == uid
+    asked = {"id": held["id"], "verdict": "approve", "note": "seen"}
+    place.admin.post("/v1/approvals", json=asked).raise_for_status()
+    assert place.outcome(event)["status"] == "done"
+    assert place.standin.there() is None
 
 
 @pytest.mark.parametrize("succeeded", [True, False])
