@@ -715,9 +715,14 @@ def test_a_deviation_that_is_not_proved_lets_nothing_destructive_happen_whoever_
     actions = (KillProcess(), MakeRedFlag(severity=Severity.LOW))
     engine = Engine(rule(KillProcess(), ReniceProcess(priority=5)), policies=(policy(actions=actions),))
     told = Deviation(policy="p", unproven="the executable of sh is not known")
-    reasons = {type(record.action): record.reason for record in engine.take(deviation(told)).actions}
+    records = engine.take(deviation(told)).actions
     unknown = Reason.UNKNOWN_SCOPE
-    assert reasons == {KillProcess: unknown, ReniceProcess: unknown, MakeRedFlag: None}
+    assert {type(record.action): record.reason for record in records} == {
+        KillProcess: unknown,
+        ReniceProcess: unknown,
+        MakeRedFlag: None,
+    }
+    assert records[0].explanation == "it may be allowed: the executable of sh is not known"
 
 
 def test_a_checksum_is_flagged_once_an_hour() -> None:

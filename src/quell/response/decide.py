@@ -328,7 +328,7 @@ class _Deciding:
     def _unsafe(self, ask: Ask, key: str, *, joins: bool = False) -> Refusal | None:
         """What refuses this asker. The switch comes last but the rule's own bounds, to list what would have been done."""
         if ask.unknown_scope:
-            return Refusal(Reason.UNKNOWN_SCOPE, f"the event does not say enough to prove that {ask.owner} is meant")
+            return Refusal(Reason.UNKNOWN_SCOPE, self._unknown(ask))
         refusal = too_old(ask, self.event, self.state.safety, self.now)
         if refusal is not None:
             return refusal
@@ -370,9 +370,20 @@ class _Deciding:
 
     def _told_key(self) -> str:
         """A deviation's checksum identifies repeats within a policy; else flags are told apart by their subject."""
-        details = self.details() if self.event.category == "deviation" else None
-        checksum = details.checksum if isinstance(details, Deviation) else None
+        deviation = self._deviation()
+        checksum = None if deviation is None else deviation.checksum
         return f"checksum:{checksum}" if checksum else subject_key(self.event.subject)
+
+    def _unknown(self, ask: Ask) -> str:
+        """Why the scope could not be proved."""
+        deviation = self._deviation()
+        if deviation is not None and deviation.unproven:
+            return f"it may be allowed: {deviation.unproven}"
+        return f"the event does not say enough to prove the scope of {ask.owner}"
+
+    def _deviation(self) -> Deviation | None:
+        details = self.details() if self.event.category == "deviation" else None
+        return details if isinstance(details, Deviation) else None
 
     def _record(
         self,
