@@ -25,12 +25,18 @@ from quell.controller import notifications
 from quell.controller.notifications import Hit, Scope, compiled
 from quell.detectors import DETECTORS
 from quell.documents.load import load_text
-from quell.evaluate import evaluate
-from quell.matching.index import compile  # noqa: A004 - the word of the design
+from quell.evaluate import conclude
+from quell.matching.index import (
+    Index,
+    Matched,
+    compile,  # noqa: A004 - the word of the design
+)
+from quell.model.answer import Answer
+from quell.model.event import Event
 from quell.model.notification import Filter, NotificationList
 from quell.response.state import State
 from quell.storage import group, summary
-from quell.storage.records import Entry, Retention
+from quell.storage.records import Batch, Entry, Retention
 from quell.storage.search import Found, Gap, Query
 from quell.storage.store import Store
 from quell.storage.summary import Summary
@@ -77,19 +83,32 @@ def raws(start: int, count: int) -> Iterator[bytes]:
         yield json.dumps(told, separators=(",", ":")).encode()
 
 
+def decided(events: Sequence[Event], index: Index, state: State, now: float) -> Batch:
+    matched = index.match_all(events, state, now)
+    return Batch(
+        events=events,
+        answers=[each if isinstance(each, Answer) else None for each in matched],
+        time=now,
+        revision=index.revision,
+        entries={
+            n: Entry(event=events[n], decision=conclude(events[n], each, index, state, now), own_id=True)
+            for n, each in enumerate(matched)
+            if isinstance(each, Matched)
+        },
+    )
+
+
 def fill(store: Store, scope: Scope) -> float:
     """Seconds; events come in as a controller's would: decided, in batches."""
     index, state, falco = scope.index, State(), DETECTORS["falco"]
     free = threading.Semaphore(16)
     start = time.perf_counter()
     for at in range(0, EVENTS, BATCH):
-        entries = []
-        for raw in raws(at, min(BATCH, EVENTS - at)):
-            now = time.time()
-            event = falco.decode(raw, id=None, received=now)
-            entries.append(Entry(event=event, decision=evaluate(event, index, state, now), own_id=True))
+        now = time.time()
+        events = [falco.decode(raw, id=None, received=now) for raw in raws(at, min(BATCH, EVENTS - at))]
+        batch = decided(events, index, state, now)
         free.acquire()
-        store.append(entries, lambda _: free.release())
+        store.append_batch(batch, lambda _: free.release())
     for _ in range(16):
         free.acquire()
     return time.perf_counter() - start
@@ -140,19 +159,19 @@ def floor(store: Store) -> float:
 def without_summaries() -> Iterator[None]:
     """As if a chunk said nothing of itself."""
     real, nothing = summary.of_chunk, Summary(frozenset(), frozenset(), frozenset())
-    summary.of_chunk = lambda _events, _decisions: nothing
+    summary.of_chunk = lambda _events, _suppressed, _found: nothing
     try:
         yield
     finally:
         summary.of_chunk = real
 
 
-def of_an_event(batches: Sequence[Sequence[Entry]]) -> tuple[float, float]:
+def of_an_event(batches: Sequence[Batch]) -> tuple[float, float]:
     """Microseconds of the processor that an event's place in a chunk costs, with and without summaries: the best of many
     rounds in turn, since the machine does other things too.
     """
     with_, without = [], []
-    count = sum(map(len, batches))
+    count = sum(len(batch.events) for batch in batches)
     for _ in range(25):
         with_.append(_chunked(batches))
         with without_summaries():
@@ -160,24 +179,25 @@ def of_an_event(batches: Sequence[Sequence[Entry]]) -> tuple[float, float]:
     return min(with_) / count * 1e6, min(without) / count * 1e6
 
 
-def _chunked(batches: Sequence[Sequence[Entry]]) -> float:
+def _chunked(batches: Sequence[Batch]) -> float:
+    packer = group.Packer()
     start = time.thread_time()
     for batch in batches:
-        group.chunks(batch)
+        packer.chunks(batch)
     return time.thread_time() - start
 
 
-def ingest(folder: Path, batches: Sequence[Sequence[Entry]], name: str) -> float:
+def ingest(folder: Path, batches: Sequence[Batch], name: str) -> float:
     """Microseconds of the whole process for each event, all threads, to the disk."""
     free = threading.Semaphore(16)
     with Store.open(folder / f"{name}.db") as store:
         start = time.process_time()
         for batch in batches:
             free.acquire()
-            store.append(batch, lambda _: free.release())
+            store.append_batch(batch, lambda _: free.release())
         for _ in range(16):
             free.acquire()
-        return (time.process_time() - start) / sum(map(len, batches)) * 1e6
+        return (time.process_time() - start) / sum(len(batch.events) for batch in batches) * 1e6
 
 
 def main() -> bool:
@@ -211,8 +231,7 @@ def main() -> bool:
         falco = DETECTORS["falco"]
         events = [falco.decode(raw, id=None, received=time.time()) for raw in raws(0, min(EVENTS, 40_000))]
         index, state = scope.index, State()
-        entries = [Entry(event=one, decision=evaluate(one, index, state, one.received), own_id=True) for one in events]
-        batches = [entries[at : at + BATCH] for at in range(0, len(entries), BATCH)]
+        batches = [decided(events[at : at + BATCH], index, state, time.time()) for at in range(0, len(events), BATCH)]
         gc.collect()
         gc.freeze()
         with_, without = of_an_event(batches)

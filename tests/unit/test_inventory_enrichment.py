@@ -59,7 +59,7 @@ class World:
     def __init__(self) -> None:
         self.inventory = Inventory()
         self.unknown: list[Event] = []
-        self.enrich = Enricher(self.inventory, self.unknown.append)
+        self.enrich = Enricher(self.inventory, self.unknown.append).enrich
         self.told("kubernetes/prod", NodeSeen(name="n1"), NamespaceSeen(name="shop", labels={"env": "prod"}), POD)
         container = ContainerSeen(id=PODLESS, name="db", node="n1", labels={"app": "db"}, sandbox="s" * 64)
         self.told("agent/a1", NodeSeen(name="n1", machine_id="m1"), container)

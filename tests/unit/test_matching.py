@@ -6,11 +6,12 @@ import pytest
 from msgspec import Struct
 
 from quell.errors import DocumentError
-from quell.evaluate import evaluate
+from quell.evaluate import conclude, evaluate
 from quell.matching import index as indexes
 from quell.matching.patterns import glob, regex, wildcard
 from quell.matching.policies import PolicyStatus, status
 from quell.model.action import MakeRedFlag, SendWebhook, Severity, SuppressLog
+from quell.model.answer import Answer
 from quell.model.decision import Evidence
 from quell.model.details import ComplianceItem, ComplianceReport, CveReport, Details, Vulnerability
 from quell.model.event import Category, Event, Kind, Level
@@ -172,6 +173,33 @@ def test_members_by_state_count_beside_criteria_and_change_at_once() -> None:
     assert state.groups_of("c1") == ("g", "h")
     state.set_members({})
     assert not evaluate(event(), index, state, NOW).matches
+
+
+@pytest.mark.parametrize(
+    "criterion", [("process", "nc"), ("label:app", "web"), ("image", "x")]
+)
+def test_many_events_at_once_are_matched_as_each_alone(criterion: tuple[str, str]) -> None:
+    subjects = [
+        Subject(process=process, image=image, pod=pod)
+        for process in (None, Process(name="nc"), Process(name="sh", exe="/bin/nc"), Process(name="sh"))
+        for image in (None, "x", "y")
+        for pod in (None, Pod(labels={"app": "web"}))
+    ]
+    events = [
+        event(id=f"e{n}", subject=subject, source=("falco", "quell")[n % 2]) for n, subject in enumerate(subjects)
+    ]
+    events += [event(id="other", category=Category.EVENT, kind=None), *events[::-1]]
+    documents, state = Documents(rules=(rule(criterion), rule(("process", "sh"), number=9))), State()
+    for part in (events, [each for each in events if each.subject.process is not None]):
+        index = indexes.compile(documents)
+        for _ in range(2):  # the second time they are known
+            found = index.match_all(part, state, NOW)
+            for each, matched in zip(part, found, strict=True):
+                decision = evaluate(each, indexes.compile(documents), state, NOW)
+                if isinstance(matched, Answer):
+                    assert matched.decision(each.id, NOW, index.revision) == decision
+                else:
+                    assert conclude(each, matched, index, state, NOW) == decision
 
 
 def test_many_rules_on_one_field_are_found_through_tables_and_patterns() -> None:

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from quell import ids
 from quell.errors import StoreError, StoreFull
-from quell.model.decision import Decision
+from quell.model.action import SuppressLog
+from quell.model.answer import NOTHING, Answer, settled
+from quell.model.decision import Ask, Decision, Evidence, Match
 from quell.model.event import Category, Event, Level
-from quell.model.subject import Subject
+from quell.model.subject import Container, Subject
 from quell.storage import (
     agents,
     checkpoint,
@@ -38,7 +41,7 @@ from quell.storage.agents import Agent
 from quell.storage.dead_letters import DeadLetter
 from quell.storage.deliveries import Delivery, Standing
 from quell.storage.documents import Document
-from quell.storage.records import Entry, OutboxItem, Reject, Retention
+from quell.storage.records import Batch, Entry, OutboxItem, Reject, Retention
 from quell.storage.store import Store
 
 
@@ -82,7 +85,7 @@ def entries(count: int, size: int = 100) -> list[Entry]:
     return made
 
 
-def append(store: Store, made: list[Entry]) -> StoreError | None:
+def append_batch(store: Store, batch: Batch) -> StoreError | None:
     told: list[StoreError | None] = []
     ready = threading.Event()
 
@@ -90,9 +93,13 @@ def append(store: Store, made: list[Entry]) -> StoreError | None:
         told.append(error)
         ready.set()
 
-    store.append(made, done)
+    store.append_batch(batch, done)
     assert ready.wait(20)
     return told[0]
+
+
+def append(store: Store, made: list[Entry]) -> StoreError | None:
+    return append_batch(store, Batch.of(made))
 
 
 # ---- the file
@@ -286,16 +293,71 @@ def pages(store: Store) -> int:
 # ---- rows of the journal
 
 
+def answer(number: int) -> Answer:
+    match = Match(ref=f"rule/{number}", name=f"r{number}", evidence=(Evidence(criterion="name:x", value="x"),))
+    ask = Ask(action=SuppressLog(), by=match.ref, owner=match.ref)
+    found = settled("native", (match,), (ask,))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_events_answered_alike_come_back_each_with_its_own_decision(store: Store, count: int) -> None:
+    made = entries(count)
+    answers: list[Answer | None] = [(NOTHING, answer(1), answer(2), None)[n % 4] for n in range(count)]
+    own = {
+        n: msgspec.structs.replace(made[n], decision=msgspec.structs.replace(made[n].decision, default_skipped=("p",)))
+        for n in range(3, count, 4)
+    }
+    added, told = Subject(container=Container(id="c")), ("node: differs",)
+    batch = Batch(
+        events=[entry.event for entry in made],
+        answers=answers,
+        time=5.0,
+        revision=9,
+        added=dict.fromkeys(range(0, count, 12), added),
+        conflicts=dict.fromkeys(range(1, count, 12), told),
+        entries=own,
+    )
+    assert append_batch(store, batch) is None
+    stored = store.recent(count + 1)[::-1]
+    assert [one.raw for one in stored] == [entry.event.raw for entry in made]
+    for n, (one, given) in enumerate(zip(stored, answers, strict=True)):
+        wanted = own[n].decision if given is None else given.decision(one.id, 5.0, 9)
+        if n % 12 == 0:
+            wanted = msgspec.structs.replace(wanted, added=added)
+        elif n % 12 == 1:
+            wanted = msgspec.structs.replace(wanted, conflicts=told)
+        assert one.decision == wanted
+        assert store.event(made[n].event.id) == one
+    decided = store.recent(count, decided=True)
+    assert len(decided) == sum(1 for each in answers if each is not NOTHING)
+
+
+def test_of_events_answered_alike_only_those_that_are_new_are_kept(store: Store) -> None:
+    made = [msgspec.structs.replace(entry.event, id=f"given-{n}", id_given=True) for n, entry in enumerate(entries(6))]
+    first, second = answer(1), answer(2)
+    append_batch(store, Batch(events=made[1:5:3], answers=[first, NOTHING], time=1.0, revision=1))
+    append_batch(store, Batch(events=made, answers=[first, second] * 3, time=2.0, revision=2))
+    stored = {one.id: one.decision for one in store.recent(10)}
+    wanted = {event.id: (first, second)[n % 2].decision(event.id, 2.0, 2) for n, event in enumerate(made)}
+    wanted["given-1"], wanted["given-4"] = first.decision("given-1", 1.0, 1), NOTHING.decision("given-4", 1.0, 1)
+    assert stored == wanted
+
+
 def test_a_row_holds_few_events_and_bytes() -> None:
+    packer = group.Packer()
     for count, size in ((1, 10), (256, 10), (257, 10), (1000, 10), (5, 300_000)):
         made = entries(count, size)
-        chunks = group.chunks(made)
+        chunks = packer.chunks(Batch.of(made))
         assert sum(chunk.events for chunk in chunks) == count
         for row in group.rows(chunks):
             events = sum(chunk.events for chunk in row)
             assert events <= group.MAX_EVENTS
             assert events == 1 or sum(len(chunk.body) for chunk in row) <= group.MAX_BYTES
-    singles = [chunk for entry in entries(1000) for chunk in group.chunks([entry])]
+    everything = Batch(events=[entry.event for entry in entries(600)], answers=[NOTHING] * 600, time=1.0, revision=1)
+    assert [chunk.events for chunk in packer.chunks(everything)] == [256, 256, 88]
+    singles = [chunk for entry in entries(1000) for chunk in packer.chunks(Batch.of([entry]))]
     assert [sum(chunk.events for chunk in row) for row in group.rows(singles)] == [256, 256, 256, 232]
 
 

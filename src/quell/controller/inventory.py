@@ -114,6 +114,8 @@ class LiveInventory:
         self._left: dict[str, float] | None = dict(self._membership.left)
         self._index: Index | None = None
         self._enricher = Enricher(self._inventory, self._learn)
+        #: See quell.inventory.enrichment. Every event passes it.
+        self.enrich: Callable[[Event], Enriched | None] = self._enricher.enrich
         self._refused: Counter[str] = Counter()
         #: A second, and containers learned from events in it.
         self._learned = (0, 0)
@@ -124,10 +126,6 @@ class LiveInventory:
         self.generation = 0
         self.workloads: Mapping[str, Workload] = self._inventory.workloads
         self.events = WorkloadEvents(store, teller, clock, quota, self.workloads)
-
-    def enrich(self, event: Event) -> Enriched | None:
-        """See quell.inventory.enrichment."""
-        return self._enricher(event)
 
     def filled(self, subject: Subject, source: str) -> Subject:
         """What is known of a subject that somebody saw, as for an event of that source."""
@@ -142,7 +140,7 @@ class LiveInventory:
             subject=subject,
             raw=b"",
         )
-        enriched = self._enricher(event)
+        enriched = self.enrich(event)
         found = subject if enriched is None else enriched.event.subject
         if found.cluster is None and found.node is not None and not found.is_workload:
             return msgspec.structs.replace(found, cluster=self._inventory.cluster_of_node(found.node))

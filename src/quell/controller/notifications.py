@@ -25,6 +25,7 @@ from quell.matching.index import Index
 from quell.matching.patterns import Matches, glob
 from quell.matching.reading import Reading, World, identity
 from quell.model.action import ReleaseQuarantine, word
+from quell.model.answer import Answer
 from quell.model.decision import Decision, Status
 from quell.model.event import Category, Event, Level
 from quell.model.notification import Filter, Notification, NotificationList, message_of, notification
@@ -290,11 +291,11 @@ def _is_met(test: Equality, values: Iterable[str]) -> bool:
 
 def _decision_test(
     rules: frozenset[str], actions: frozenset[str], statuses: frozenset[str]
-) -> Callable[[Decision], bool] | None:
+) -> Callable[[Decision | Answer], bool] | None:
     if not rules and not actions and not statuses:
         return None
 
-    def test(decision: Decision) -> bool:
+    def test(decision: Decision | Answer) -> bool:
         if rules and not any(match.ref in rules or match.name in rules for match in decision.matches):
             return False
         return not (actions or statuses) or any(

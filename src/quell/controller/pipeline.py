@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 
 import msgspec
 import structlog
@@ -20,16 +21,17 @@ from quell.controller.dispatcher import outbox_item
 from quell.controller.inventory import LiveInventory
 from quell.controller.notices import flag_notice, notice
 from quell.errors import QueueFull, StoreError
-from quell.evaluate import evaluate
+from quell.evaluate import conclude
 from quell.matching.index import Index
 from quell.model.action import SendWebhook, SuppressLog
+from quell.model.answer import Answer
 from quell.model.decision import Command, Decision, Flag, Status
 from quell.model.event import Event
 from quell.response.commands import commands
 from quell.response.endpoints import subscribers
 from quell.response.flags import flags
 from quell.response.state import State
-from quell.storage.records import Entry, Noted, OutboxItem
+from quell.storage.records import Batch, Entry, Noted, OutboxItem
 from quell.storage.store import Store
 
 #: Given ids remembered so that a repetition seldom needs a look into the database.
@@ -38,6 +40,9 @@ _RECENT_IDS = 65_536
 _log = structlog.get_logger(__name__)
 
 Offer = Callable[[Sequence[OutboxItem]], None]
+
+_id_given = attrgetter("id_given")
+_raw = attrgetter("raw")
 
 
 class Pipeline:
@@ -86,26 +91,41 @@ class Pipeline:
         its way to the disk the future waits for that. QueueFull if too much waits; then nothing was done. The future
         raises StoreFull or StoreError.
         """
-        self.check(len(events), sum([len(event.raw) for event in events]))
-        index, state, now = self.index, self.state, self._clock()
-        entries: list[Entry] = []
+        self.check(len(events), sum(map(len, map(_raw, events))))
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         fresh, awaited = self._fresh(events, future)
-        enrich = self._inventory.enrich
-        for event in fresh:
-            enriched = enrich(event)
-            if enriched is None:
-                decision = evaluate(event, index, state, now)
-            else:
-                event, added, conflicts = enriched  # noqa: PLW2901 - from here on it is the event that is decided
-                decision = evaluate(event, index, state, now)
-                decision = msgspec.structs.replace(decision, added=added, conflicts=conflicts)
-            if _is_bare(decision):
-                entries.append(Entry(event=event, decision=decision, own_id=not event.id_given))
-            else:
-                entries.append(self._entry(event, decision, now))
-        self._append(entries, future)
+        self._append(self._decided(fresh), future)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
+
+    def _decided(self, events: Sequence[Event]) -> Batch:
+        """As `quell.evaluate.evaluate` decides each of them, in order; most have an answer that the index gives at once."""
+        index, state, now = self.index, self.state, self._clock()
+        found = list(map(self._inventory.enrich, events))
+        enriched = {n: each for n, each in enumerate(found) if each is not None} if any(found) else {}
+        if enriched:
+            events = [event if each is None else each.event for event, each in zip(events, found, strict=True)]
+        matched = index.match_all(events, state, now)
+        entries: dict[int, Entry] = {}
+        for n, each in enumerate(matched):
+            if isinstance(each, Answer):
+                continue
+            event = events[n]
+            decision = conclude(event, each, index, state, now)
+            if n in enriched:
+                decision = msgspec.structs.replace(decision, added=enriched[n].added, conflicts=enriched[n].conflicts)
+            if _is_bare(decision):
+                entries[n] = Entry(event=event, decision=decision, own_id=not event.id_given)
+            else:
+                entries[n] = self._entry(event, decision, now)
+        return Batch(
+            events=events,
+            answers=[each if isinstance(each, Answer) else None for each in matched],
+            time=now,
+            revision=index.revision,
+            added={n: each.added for n, each in enriched.items() if each.added is not None and n not in entries},
+            conflicts={n: each.conflicts for n, each in enriched.items() if each.conflicts and n not in entries},
+            entries=entries,
+        )
 
     def submit_decided(self, event: Event, decision: Decision, noted: Sequence[Noted] = ()) -> asyncio.Future[None]:
         """As `submit`, of one event of Quell's own that is decided already: no rule is asked.
@@ -116,7 +136,7 @@ class Pipeline:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         fresh, awaited = self._fresh([event], future)
         entries = [self._entry(each, decision, decision.time) for each in fresh]
-        self._append(entries, future, noted)
+        self._append(Batch.of(entries), future, noted)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
     def submit_unanswered(self, event: Event, flag: Flag | None) -> asyncio.Future[None]:
@@ -130,7 +150,7 @@ class Pipeline:
             event=event, decision=decision, outbox=tuple(self._deliveries(event, decision, raised, now)), flags=raised
         )
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._append([entry], future)
+        self._append(Batch.of([entry]), future)
         return future
 
     def check(self, events: int, size: int) -> None:
@@ -139,15 +159,15 @@ class Pipeline:
             raise QueueFull("the state is being read back after a failed write", retry_after=1.0)
         self._store.check(events, size)
 
-    def _append(self, entries: list[Entry], future: asyncio.Future[None], noted: Sequence[Noted] = ()) -> None:
-        queued = [item for entry in entries if entry.outbox for item in entry.outbox]
-        given = [entry.event.id for entry in entries if entry.event.id_given]
+    def _append(self, batch: Batch, future: asyncio.Future[None], noted: Sequence[Noted] = ()) -> None:
+        queued = [item for entry in batch.entries.values() for item in entry.outbox]
+        given = _given(batch.events)
 
-        # It holds these two and not the entries, which would else live until the commit.
+        # It holds these two and not the batch, which would else live until the commit.
         def done(error: StoreError | None) -> None:
             self._written(future, queued, given, error)
 
-        self._store.append(entries, done, noted)
+        self._store.append_batch(batch, done, noted)
         for command in self._ordered:
             self._prepare(command)
         self._ordered.clear()
@@ -194,7 +214,7 @@ class Pipeline:
 
         future: of the events that remain. Detectors that give no ids pay nothing for this.
         """
-        given = [event.id for event in events if event.id_given]
+        given = _given(events)
         if not given:
             return events, set()
         recent = self._recent
@@ -240,6 +260,11 @@ class Pipeline:
         self._on_failure()
         if not future.done():
             future.set_exception(error)
+
+
+def _given(events: Sequence[Event]) -> list[str]:
+    """Ids that came with their events."""
+    return [event.id for event in events if event.id_given] if any(map(_id_given, events)) else []
 
 
 def _is_bare(decision: Decision) -> bool:

@@ -39,10 +39,11 @@ class Enricher:
     def __init__(self, inventory: Inventory, unknown: Callable[[Event], None]) -> None:
         """unknown: told of events about a container that nobody speaks of."""
         self._inventory = inventory
+        self._workloads = inventory.workloads
         self._unknown = unknown
         self._memo: dict[tuple[object, ...], tuple[Workload, Subject | None, tuple[str, ...]]] = {}
 
-    def __call__(self, event: Event) -> Enriched | None:
+    def enrich(self, event: Event) -> Enriched | None:
         """None: there is nothing to add and nothing to say, as for most events."""
         subject = event.subject
         container, pod = subject.container, subject.pod
@@ -52,7 +53,8 @@ class Enricher:
             known = self._inventory.pod(pod.uid, subject.namespace, pod.name)
             added, conflicts = _NOTHING if known is None else _compared(event, known, self._inventory)
         else:
-            known = self._inventory.find(container.id)
+            # What most events pass: by the full id, without a call.
+            known = self._workloads.get(container.id) or self._inventory.find(container.id)
             if known is None:
                 self._unknown(event)
                 known = None if pod is None or pod.uid is None else self._inventory.pod(pod.uid, None, None)

@@ -3,11 +3,14 @@
 Detectors repeat themselves: the same rule, image and process, with another pid and another command line. Two events
 that agree in every field that some rule compares meet the same rules on the same values. Rules that look into details
 or at the clock have no such key, so their categories are left out.
+
+This is what every event passes, so keys are made by attrgetter, which runs in C, wherever no rule reads more than
+plain attributes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from operator import attrgetter
 from typing import Generic, TypeVar
 
@@ -21,6 +24,7 @@ SIZE = 8192
 #: What identity() is made of, and what costs nothing beside it.
 _ALWAYS = ("category", "name", "catalogue_name", "kind", "level", "source")
 _ALWAYS_TELL = frozenset(("name", "kind", "level", "source"))
+_PROCESS = ("subject.process.name", "subject.process.exe")
 _PATHS = {"namespace": "subject.namespace", "image": "subject.image", "node": "subject.node"}
 
 T = TypeVar("T")
@@ -29,10 +33,10 @@ T = TypeVar("T")
 class Memo(Generic[T]):
     def __init__(self, reads: dict[str, Read]) -> None:
         """reads: every field that some rule compares, and how it is read."""
-        self._plain: Callable[[Event], tuple[Hashable, ...]] = attrgetter(
-            *_ALWAYS, *(path for field, path in _PATHS.items() if field in reads)
-        )
-        self._process = "process" in reads
+        paths = (*_ALWAYS, *(path for field, path in _PATHS.items() if field in reads))
+        self._plain: Callable[[Event], Hashable] = attrgetter(*paths)
+        #: Of an event that has a process; it has more parts, so it is never equal to one that has none.
+        self._full: Callable[[Event], Hashable] = attrgetter(*paths, *_PROCESS) if "process" in reads else self._plain
         told = _ALWAYS_TELL | _PATHS.keys() | {"process"}
         self._others = tuple((field, read) for field, read in reads.items() if field not in told)
         self.needs_reading = bool(self._others)
@@ -41,9 +45,10 @@ class Memo(Generic[T]):
 
     def key(self, event: Event, reading: Reading | None) -> Hashable:
         """Equal for two events only if no rule can tell them apart. reading: of the event, if needs_reading."""
-        key: tuple[Hashable, ...] = self._plain(event)
-        if self._process and (process := event.subject.process) is not None:
-            key = (key, process.name, process.exe)
+        try:
+            key: Hashable = self._full(event)
+        except AttributeError:
+            key = self._plain(event)
         if reading is not None:
             values = reading.values
             for field, read in self._others:
@@ -52,6 +57,13 @@ class Memo(Generic[T]):
                     found = values[field] = read(reading)
                 key = (key, found)
         return key
+
+    def find(self, events: Sequence[Event]) -> list[T | None]:
+        """The answers to these, where they are known; only if no reading is needed."""
+        try:
+            return list(map(self.get, map(self._full, events)))
+        except AttributeError:
+            return [self.get(self.key(event, None)) for event in events]
 
     def put(self, key: Hashable, answer: T) -> None:
         if len(self._answers) >= SIZE:

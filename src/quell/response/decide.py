@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 from quell.catalogue.names import NAMES
@@ -16,6 +15,7 @@ from quell.model.action import (
     SendWebhook,
     SuppressLog,
 )
+from quell.model.answer import suppression
 from quell.model.decision import (
     ActionRecord,
     Ask,
@@ -83,18 +83,6 @@ def decide(
     near_misses: tuple[NearMiss, ...] = (),
 ) -> Decision:
     """The record that this event ends in. Nothing is changed: what will be stands in its changes (SEMANTICS section 9)."""
-    if len(asks) == 1 and isinstance(asks[0].action, SuppressLog) and not asks[0].audit and event.source != "quell":
-        # What most rules of a noisy detector ask for, and nothing can stand against it: the record and no more.
-        return Decision(
-            event_id=event.id,
-            time=now,
-            revision=revision,
-            matches=matches if isinstance(matches, tuple) else tuple(matches),
-            near_misses=near_misses,
-            actions=_suppressed((asks[0].by,)),
-            suppressed=True,
-            default_skipped=default_skipped,
-        )
     deciding = _Deciding(event, details, webhooks, state, now, _unnamed(event, matches))
     suppressors = [ask.by for ask in asks if isinstance(ask.action, SuppressLog) and not ask.audit]
     if suppressors and _is_safety_event(event):
@@ -127,13 +115,6 @@ _UNNAMED = Refusal(
     Reason.NOT_APPLICABLE, "it tells of a quarantine itself; only a rule that names it isolates because of it"
 )
 _WEBHOOK = SendWebhook()
-_SUPPRESS = SuppressLog()
-
-
-@lru_cache(maxsize=8192)
-def _suppressed(asked_by: tuple[str, ...]) -> tuple[ActionRecord, ...]:
-    """The granted record of suppress-log. Nothing follows from it, so it has no id and is the same for every event."""
-    return (ActionRecord(id="", action=_SUPPRESS, asked_by=asked_by, status=Status.GRANTED),)
 
 
 def _grouped(asks: Sequence[Ask]) -> Iterable[tuple[Action, list[Ask]]]:
@@ -222,7 +203,7 @@ class _Deciding:
     def suppress(self, action: SuppressLog, asks: list[Ask], suppressors: list[str]) -> None:
         """suppressors: those of the askers that can."""
         if suppressors:
-            self.records += _suppressed(tuple([ask.by for ask in asks]))
+            self.records += suppression(tuple([ask.by for ask in asks]))
             return
         said = Refusal(Reason.NOT_APPLICABLE, "Quell's own safety events are never suppressed")
         self._record(action, [Verdict(ask, _audited(ask, None) or said) for ask in asks])

@@ -6,18 +6,21 @@ thread later costs more of the interpreter lock than all the rest. The writer on
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter, lt
+from typing import NamedTuple
 
 import msgspec
 import zstandard
 from msgspec import Struct
 
+from quell.model.answer import NOTHING, Answer
 from quell.model.decision import Decision, Flag
+from quell.model.event import Event
 from quell.model.subject import Subject
 from quell.storage import summary
-from quell.storage.records import Entry, OutboxItem, Stored
+from quell.storage.records import Batch, Entry, OutboxItem, Stored
 from quell.storage.summary import Summary
 
 #: At most so many events and bytes a row, so that looking up one event unpacks little.
@@ -28,6 +31,11 @@ COMPRESS_BYTES = 4 << 10
 
 PLAIN = 0
 ZSTD = 1
+
+#: Answers that are kept packed; all are forgotten when there are more.
+MAX_ANSWERS = 8192
+#: Answers that are in no chunk: none at all, and that of an event with a decision of its own.
+_UNNUMBERED = frozenset((None, NOTHING))
 
 #: Bytes of a generated id: a UUID.
 ID_BYTES = 16
@@ -42,13 +50,22 @@ class Columns(Struct, frozen=True, array_like=True):
     #: Of each decision: when, and by which revision of the documents.
     times: list[float]
     revisions: list[int]
-    #: By place: decisions that are not empty.
+    #: By place: decisions that are neither empty nor among `answers`.
     decisions: dict[int, Decision]
-    #: What the inventory added to events (Decision.added), each once, and by place of an empty decision: which of them.
+    #: What the inventory added to events (Decision.added), each once, and by place of a decision that is not among
+    #: `decisions`: which of them.
     subjects: list[Subject] = []
     added: dict[int, int] = {}
-    #: By place of an empty decision (Decision.conflicts).
+    #: By place of a decision that is not among `decisions` (Decision.conflicts).
     conflicts: dict[int, tuple[str, ...]] = {}
+    #: Answers to events that are alike, each once, and by place: which of them.
+    answers: list[Answer] = []
+    answered: dict[int, int] = {}
+
+    def said(self, n: int) -> Decision | Answer | None:
+        """What the row says of a decision in one piece; None: it is empty."""
+        answer = self.answered.get(n)
+        return self.decisions.get(n) if answer is None else self.answers[answer]
 
 
 class Chunk(Struct, frozen=True):
@@ -81,71 +98,122 @@ _decode_columns = msgspec.msgpack.Decoder(Columns).decode
 _encode_ids = msgspec.msgpack.Encoder().encode
 _decode_ids = msgspec.msgpack.Decoder(dict[int, str]).decode
 
-_event = attrgetter("event")
-_decision = attrgetter("decision")
+_given = attrgetter("id_given")
+_id = attrgetter("id")
 _received = attrgetter("received")
 _source = attrgetter("source")
 _raw = attrgetter("raw")
-_time = attrgetter("time")
-_revision = attrgetter("revision")
+_suppressed = attrgetter("suppressed")
 
 
-def chunks(entries: Sequence[Entry]) -> list[Chunk]:
-    return [_chunk(part) for part in _split(entries)]
+class Packed(NamedTuple):
+    """An answer as it goes into a chunk. rules: as in Summary."""
+
+    encoded: msgspec.Raw
+    rules: frozenset[str]
 
 
-def _chunk(entries: Sequence[Entry]) -> Chunk:
-    # map over attrgetter runs in C: this is the one piece of work a stored event costs under the interpreter lock.
-    events = list(map(_event, entries))
-    decided = list(map(_decision, entries))
-    received = list(map(_received, events))
-    decisions = {
-        n: d
-        for n, d in enumerate(decided)
+class Packer:
+    """Makes chunks. It keeps answers as they were packed before: the index gives the same to all events that are alike."""
+
+    def __init__(self) -> None:
+        self._packed: dict[Answer, Packed] = {}
+
+    def chunks(self, batch: Batch) -> list[Chunk]:
+        sizes = list(map(len, map(_raw, batch.events)))
+        if len(sizes) <= MAX_EVENTS and sum(sizes) <= MAX_BYTES:
+            return [self._chunk(batch)] if sizes else []
+        return [self._chunk(batch.part(start, stop)) for start, stop in _ranges(sizes)]
+
+    def _chunk(self, batch: Batch) -> Chunk:
+        # map over attrgetter runs in C: this is the one piece of work a stored event costs under the interpreter lock.
+        events, entries, answers = batch.events, batch.entries, batch.answers
+        received = list(map(_received, events))
+        decisions, times, revisions = _decisions(batch)
+        distinct: list[Answer] = list(set(answers) - _UNNUMBERED)  # type: ignore[arg-type] # without None
+        packed = [self._packed.get(answer) or self._pack(answer) for answer in distinct]
+        subjects, added = _added(batch, decisions)
+        columns = Columns(
+            received,
+            list(map(_source, events)),
+            list(map(_raw, events)),
+            times,
+            revisions,
+            decisions,
+            subjects,
+            added,
+            _conflicts(batch, decisions),
+            [each.encoded for each in packed],  # type: ignore[misc] # answers, when they are read
+            _answered(answers, distinct),
+        )
+        generated, supplied = _ids(events, entries)
+        return Chunk(
+            len(events),
+            _encode(columns),
+            generated,
+            supplied,
+            len(decisions) + len(columns.answered),
+            min(received),
+            max(received),
+            [(n, item) for n, entry in entries.items() for item in entry.outbox],
+            [(n, flag) for n, entry in entries.items() for flag in entry.flags],
+            [(n, d) for n, d in decisions.items() if d.changes],
+            summary.of_chunk(
+                events,
+                _hidden(answers, entries),
+                [each.rules for each in packed] + [summary.rules(d.matches) for d in decisions.values()],
+            ),
+        )
+
+    def _pack(self, answer: Answer) -> Packed:
+        if len(self._packed) >= MAX_ANSWERS:
+            self._packed.clear()
+        packed = self._packed[answer] = Packed(msgspec.Raw(_encode(answer)), summary.rules(answer.matches))
+        return packed
+
+
+def _decisions(batch: Batch) -> tuple[dict[int, Decision], list[float], list[int]]:
+    """Columns.decisions, times and revisions."""
+    times, revisions = [batch.time] * len(batch.events), [batch.revision] * len(batch.events)
+    decisions: dict[int, Decision] = {}
+    for n, entry in batch.entries.items():
+        d = entry.decision
+        times[n], revisions[n] = d.time, d.revision
         # Time and revision are columns; without any of these they are the whole record.
-        if d.matches or d.actions or d.changes or d.suppressed or d.near_misses or d.default_skipped
-    }
-    subjects, added = _added(decided, decisions)
-    columns = Columns(
-        received,
-        list(map(_source, events)),
-        list(map(_raw, events)),
-        list(map(_time, decided)),
-        list(map(_revision, decided)),
-        decisions,
-        subjects,
-        added,
-        {n: d.conflicts for n, d in enumerate(decided) if d.conflicts and n not in decisions},
-    )
-    generated, supplied = _ids(entries)
-    return Chunk(
-        len(entries),
-        _encode(columns),
-        generated,
-        supplied,
-        len(decisions),
-        min(received),
-        max(received),
-        [(n, item) for n, entry in enumerate(entries) if entry.outbox for item in entry.outbox],
-        [(n, flag) for n, entry in enumerate(entries) if entry.flags for flag in entry.flags],
-        [(n, d) for n, d in decisions.items() if d.changes],
-        summary.of_chunk(events, decisions),
-    )
+        if d.matches or d.actions or d.changes or d.suppressed or d.near_misses or d.default_skipped:
+            decisions[n] = d
+    return decisions, times, revisions
 
 
-def _added(decided: Sequence[Decision], stored: Collection[int]) -> tuple[list[Subject], dict[int, int]]:
+def _answered(answers: Sequence[Answer | None], distinct: Sequence[Answer]) -> dict[int, int]:
+    """Columns.answered."""
+    if not distinct:
+        return {}
+    numbers: dict[Answer | None, int] = {answer: number for number, answer in enumerate(distinct)}
+    found = map(numbers.get, answers)
+    return {n: number for n, number in enumerate(found) if number is not None}
+
+
+def _hidden(answers: Sequence[Answer | None], entries: Mapping[int, Entry]) -> list[bool]:
+    """Of each event: whether it is suppressed."""
+    if not entries:
+        return list(map(_suppressed, answers))
+    return [entries[n].decision.suppressed if each is None else each.suppressed for n, each in enumerate(answers)]
+
+
+def _added(batch: Batch, stored: Collection[int]) -> tuple[list[Subject], dict[int, int]]:
     """Columns.subjects and Columns.added: what was added to a workload's events is one object for many of them."""
-    places: dict[int, int] = {}
-    subjects: list[Subject] = []
-    added: dict[int, int] = {}
-    for n, decision in enumerate(decided):
-        subject = decision.added
-        if subject is not None and n not in stored:
-            if id(subject) not in places:
-                places[id(subject)] = len(subjects)
-                subjects.append(subject)
-            added[n] = places[id(subject)]
-    return subjects, added
+    every = dict(batch.added)
+    every |= {n: e.decision.added for n, e in batch.entries.items() if e.decision.added is not None and n not in stored}
+    subjects = {id(subject): subject for subject in every.values()}
+    numbers = {identity: number for number, identity in enumerate(subjects)}
+    return list(subjects.values()), {n: numbers[id(subject)] for n, subject in every.items()}
+
+
+def _conflicts(batch: Batch, stored: Collection[int]) -> dict[int, tuple[str, ...]]:
+    """Columns.conflicts."""
+    own = {n: entry.decision.conflicts for n, entry in batch.entries.items() if n not in stored}
+    return {n: told for n, told in (*batch.conflicts.items(), *own.items()) if told}
 
 
 def all_supplied(chunk: Chunk) -> Chunk:
@@ -172,13 +240,15 @@ def select(chunk: Chunk, places: Sequence[int]) -> Chunk:
         old.subjects,
         {new[n]: place for n, place in old.added.items() if n in new},
         {new[n]: told for n, told in old.conflicts.items() if n in new},
+        old.answers,
+        {new[n]: answer for n, answer in old.answered.items() if n in new},
     )
     return Chunk(
         len(places),
         _encode(columns),
         b"".join([id_bytes(ids[n]) for n in places if n not in chunk.supplied]),
         {new[n]: event_id for n, event_id in chunk.supplied.items() if n in new},
-        len(decisions),
+        len(decisions) + len(columns.answered),
         min(received, default=0.0),
         max(received, default=0.0),
         [(new[n], item) for n, item in chunk.outbox if n in new],
@@ -188,14 +258,13 @@ def select(chunk: Chunk, places: Sequence[int]) -> Chunk:
     )
 
 
-def _all_ids(entries: Sequence[Entry]) -> dict[int, str]:
-    return {n: entry.event.id for n, entry in enumerate(entries)}
-
-
-def _ids(entries: Sequence[Entry]) -> tuple[bytes, dict[int, str]]:
+def _ids(events: Sequence[Event], entries: Mapping[int, Entry]) -> tuple[bytes, dict[int, str]]:
     """Generated ids as bytes, and the others by place; all by place unless the generated ones rise."""
-    own = [entry.event.id for entry in entries if entry.own_id]
-    supplied = {n: e.event.id for n, e in enumerate(entries) if not e.own_id} if len(own) < len(entries) else {}
+    ids, given = list(map(_id, events)), list(map(_given, events))
+    for n, entry in entries.items():
+        given[n] = not entry.own_id
+    supplied = {n: ids[n] for n, is_given in enumerate(given) if is_given} if any(given) else {}
+    own = [event_id for n, event_id in enumerate(ids) if n not in supplied] if supplied else ids
     if not own:
         return b"", supplied
     try:
@@ -204,22 +273,19 @@ def _ids(entries: Sequence[Entry]) -> tuple[bytes, dict[int, str]]:
         raw = b""
     if len(raw) == ID_BYTES * len(own) and all(map(lt, own, own[1:])):
         return raw, supplied
-    return b"", _all_ids(entries)
+    return b"", dict(enumerate(ids))
 
 
-def _split(entries: Sequence[Entry]) -> list[Sequence[Entry]]:
-    if len(entries) <= MAX_EVENTS and sum([len(entry.event.raw) for entry in entries]) <= MAX_BYTES:
-        return [entries] if entries else []
-    parts: list[Sequence[Entry]] = []
+def _ranges(sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Places, from and up to, of events that go into a chunk each. sizes: the bytes of each event."""
+    ranges: list[tuple[int, int]] = []
     start = size = 0
-    for n, entry in enumerate(entries):
-        length = len(entry.event.raw)
+    for n, length in enumerate(sizes):
         if n > start and (n - start == MAX_EVENTS or size + length > MAX_BYTES):
-            parts.append(entries[start:n])
+            ranges.append((start, n))
             start, size = n, 0
         size += length
-    parts.append(entries[start:])
-    return parts
+    return [*ranges, (start, len(sizes))]
 
 
 def rows(parts: Sequence[Chunk]) -> list[list[Chunk]]:
@@ -319,11 +385,12 @@ class Group:
         columns, n = self.places[place]
         decision = columns.decisions.get(n)
         if decision is None:
-            at = columns.added.get(n)
-            decision = Decision(
-                event_id=event_id,
-                time=columns.times[n],
-                revision=columns.revisions[n],
+            at, number = columns.added.get(n), columns.answered.get(n)
+            answer = NOTHING if number is None else columns.answers[number]
+            decision = answer.decision(
+                event_id,
+                columns.times[n],
+                columns.revisions[n],
                 added=None if at is None else columns.subjects[at],
                 conflicts=columns.conflicts.get(n, ()),
             )
@@ -337,4 +404,4 @@ class Group:
 
     def is_decided(self, place: int) -> bool:
         columns, n = self.places[place]
-        return n in columns.decisions
+        return columns.said(n) is not None

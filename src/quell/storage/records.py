@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from msgspec import Struct
 
+from quell.model.answer import Answer
 from quell.model.audit import AuditEntry
 from quell.model.decision import Decision, Flag, Outcome, StateChange
 from quell.model.event import Event
+from quell.model.subject import Subject
 
 
 class OutboxItem(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -35,6 +39,48 @@ class Entry(Struct, frozen=True, gc=False, kw_only=True):
     #: True: the id is from quell.ids.uuid7 in this process, so it is new and needs no row of its own to be found.
     #: False is always correct.
     own_id: bool = False
+
+
+class Batch(Struct, frozen=True, kw_only=True):
+    """Events that are written together or not at all, most of them decided alike. Places count from 0.
+
+    An id that Quell made (not Event.id_given) is taken to be from quell.ids.uuid7 in this process; where an entry says
+    more of an event, its own_id counts.
+    """
+
+    events: Sequence[Event]
+    #: Of each event; None: see entries.
+    answers: Sequence[Answer | None]
+    #: Of each answer: when, and by which revision of the documents.
+    time: float
+    revision: int
+    #: By place of an answer: what the inventory filled in (Decision.added, Decision.conflicts).
+    added: Mapping[int, Subject] = {}
+    conflicts: Mapping[int, tuple[str, ...]] = {}
+    #: By place: events whose decision is their own.
+    entries: Mapping[int, Entry] = {}
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Batch:
+        return cls(
+            events=[entry.event for entry in entries],
+            answers=[None] * len(entries),
+            time=0.0,
+            revision=0,
+            entries=dict(enumerate(entries)),
+        )
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The events from place `start` on, up to `stop`."""
+        return Batch(
+            events=self.events[start:stop],
+            answers=self.answers[start:stop],
+            time=self.time,
+            revision=self.revision,
+            added={n - start: subject for n, subject in self.added.items() if start <= n < stop},
+            conflicts={n - start: told for n, told in self.conflicts.items() if start <= n < stop},
+            entries={n - start: entry for n, entry in self.entries.items() if start <= n < stop},
+        )
 
 
 class Stored(Struct, frozen=True, gc=False, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from quell.model.answer import Answer
 from quell.model.decision import Decision
 from quell.storage import summary
 from quell.storage.group import Columns, Group, unpack
@@ -88,7 +89,7 @@ class Query(Struct, Generic[T], frozen=True, kw_only=True):
     #: Sources whose events say everything in their own raw bytes, where only JSON's escapes may hide it.
     verbatim: frozenset[str] = frozenset()
     #: Of events with a decision that is not empty.
-    decision: Callable[[Decision], bool] | None = None
+    decision: Callable[[Decision | Answer], bool] | None = None
     #: The whole question: what becomes of an event; None: it is not wanted.
     test: Callable[[Stored], T | None]
 
@@ -261,18 +262,19 @@ class _Looking(Generic[T]):
         columns, n = self.group.places[place]
         if not bounds.since <= columns.received[n] < bounds.until:
             return None
-        decision = columns.decisions.get(n)
+        decision = columns.said(n)
         if decision is None:
             if bounds.decided:
                 return None
         elif (decision.suppressed and not bounds.suppressed) or (query.decision and not query.decision(decision)):
             return None
-        if self._needles and columns.sources[n] in query.verbatim and not self._may_be(columns, n, decision):
+        if self._needles and columns.sources[n] in query.verbatim and not self._may_be(columns, n):
             return None
         return query.test(self.group.at(place))
 
-    def _may_be(self, columns: Columns, n: int, decision: Decision | None) -> bool:
+    def _may_be(self, columns: Columns, n: int) -> bool:
         raw = columns.raws[n]
+        decision = columns.decisions.get(n)
         added = n in columns.added or (decision is not None and decision.added is not None)
         lower = b""
         for each in self._needles:

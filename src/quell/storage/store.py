@@ -22,7 +22,7 @@ from quell.storage import changes, flags, group, journal, outbox, outcomes, reje
 from quell.storage.changes import Change
 from quell.storage.lock import Lock
 from quell.storage.readers import Readers
-from quell.storage.records import Entry, Noted, OutboxItem, Reject, Retention, Settled, Statistics, Stored
+from quell.storage.records import Batch, Entry, Noted, OutboxItem, Reject, Retention, Settled, Statistics, Stored
 from quell.storage.writer import Appended, Done, Recorded, Snapshot, Writer, Written
 
 __all__ = [
@@ -56,6 +56,7 @@ class Store:
         self._lock = lock
         self._readers = readers
         self._writer = writer
+        self._packer = group.Packer()
 
     @classmethod
     def open(
@@ -132,15 +133,20 @@ class Store:
         self._writer.check(entries, size + _ENTRY_BYTES * entries)
 
     def append(self, entries: Sequence[Entry], done: Done, noted: Sequence[Noted] = ()) -> None:
-        """Writes events with decisions, outbox and flags: all of `entries` or none. noted: for the audit log.
+        """As `append_batch`, of events that each have a decision of their own."""
+        self.append_batch(Batch.of(entries), done, noted)
+
+    def append_batch(self, batch: Batch, done: Done, noted: Sequence[Noted] = ()) -> None:
+        """Writes events with decisions, outbox and flags: all of the batch or none. noted: for the audit log.
 
         Returns at once. done(None) is called after the commit, done(StoreFull) or done(StoreError) if nothing of it was
         kept. An id the journal already has is left out: its first decision stands. Raises QueueFull, StoreError (closed).
         """
         self._writer.check(0, 0)
-        chunks = group.chunks(entries)
-        size = sum([len(chunk.body) for chunk in chunks]) + _ENTRY_BYTES * len(entries)
-        self._writer.put(Appended(done, len(entries), size, chunks, noted))
+        chunks = self._packer.chunks(batch)
+        count = len(batch.events)
+        size = sum([len(chunk.body) for chunk in chunks]) + _ENTRY_BYTES * count
+        self._writer.put(Appended(done, count, size, chunks, noted))
 
     def record_outcomes(
         self,

@@ -10,13 +10,13 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import compress
-from operator import attrgetter
+from operator import attrgetter, not_
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
 
-from quell.model.decision import Decision
+from quell.model.decision import Match
 from quell.model.event import Category, Event, Level
 
 #: More distinct traits or names of rules, or more bytes of them, than this, and the row does not say them.
@@ -123,19 +123,18 @@ _rules = msgspec.json.Decoder(frozenset[str]).decode
 _NONE: frozenset[str] = frozenset()
 
 
-def of_chunk(events: Sequence[Event], decisions: Mapping[int, Decision]) -> Summary:
-    """decisions: by place, those that are not empty."""
+def of_chunk(events: Sequence[Event], suppressed: Sequence[bool], found: Iterable[frozenset[str]]) -> Summary:
+    """suppressed: of each event. found: `rules` of whatever matched."""
     traits = frozenset(map(_trait, events))
-    if not decisions:
-        return Summary(traits, traits, _NONE)
     shown = traits
-    hidden = {n for n, decision in decisions.items() if decision.suppressed}
-    if hidden:
-        shown = frozenset(map(_trait, compress(events, [n not in hidden for n in range(len(events))])))
-    # One tuple of matches is shared by all events that the index answered from memory.
-    distinct = {id(decision.matches): decision.matches for decision in decisions.values()}
-    rules = {text for matches in distinct.values() for match in matches for text in (match.ref, match.name)}
-    return Summary(traits, shown, frozenset(rules))
+    if any(suppressed):
+        shown = frozenset(map(_trait, compress(events, map(not_, suppressed))))
+    return Summary(traits, shown, _NONE.union(*found))
+
+
+def rules(matches: Iterable[Match]) -> frozenset[str]:
+    """References and names, as in Summary."""
+    return frozenset(text for match in matches for text in (match.ref, match.name))
 
 
 def columns(parts: Sequence[Summary]) -> list[object]:
