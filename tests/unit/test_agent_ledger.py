@@ -28,6 +28,11 @@ def outcome(name: str) -> Outcome:
     return Outcome(id=name, status=OutcomeStatus.DONE, time=3.0, duration=0.1, facts={"pid": 1, "namespaces": [7]})
 
 
+def lines(ledger: Ledger) -> bytes:
+    """The file without the room at its end."""
+    return ledger.path.read_bytes().rstrip(b"\0")
+
+
 def reopened(ledger: Ledger) -> Ledger:
     ledger.close()
     return Ledger(ledger.path)
@@ -76,14 +81,32 @@ def test_quarantines_in_force_are_kept(ledger: Ledger) -> None:
     ledger.close()
 
 
+def test_lines_are_written_into_room_that_is_on_disk_already(ledger: Ledger) -> None:
+    size, number = ledger.path.stat().st_size, 0
+    while ledger.path.stat().st_size == size:
+        left = size - len(lines(ledger))
+        assert left > 100_000
+        ledger.end(command(f"n{number}"), outcome(f"n{number}"))
+        # As the executor calls it after each command.
+        assert not ledger.compact(now=0.0)
+        number += 1
+    assert number > 100
+    ledger = reopened(ledger)
+    assert len(ledger.pending()) == number
+    assert ledger.damaged == 0
+    assert ledger.path.stat().st_size - len(lines(ledger)) > 100_000
+    ledger.close()
+
+
 def test_every_torn_end_is_cut_off_and_written_over(ledger: Ledger) -> None:
     ledger.begin(command("a"))
-    whole = ledger.path.stat().st_size
+    whole = len(lines(ledger))
     ledger.begin(command("b"))
-    data = ledger.path.read_bytes()
+    data = lines(ledger)
     ledger.close()
     for length in range(whole, len(data)):
-        ledger.path.write_bytes(data[:length])
+        # As far as the file goes, and in room that was there before.
+        ledger.path.write_bytes(data[:length] + bytes(length % 3 * 1000))
         torn = Ledger(ledger.path)
         assert [each.id for each in torn.unfinished()] == ["a"]
         assert torn.damaged == 0
@@ -95,7 +118,7 @@ def test_every_torn_end_is_cut_off_and_written_over(ledger: Ledger) -> None:
 
 def test_a_damaged_line_in_the_middle_loses_no_other(ledger: Ledger) -> None:
     ledger.begin(command("a"))
-    first = ledger.path.stat().st_size
+    first = len(lines(ledger))
     ledger.begin(command("b"))
     data = bytearray(ledger.path.read_bytes())
     ledger.close()
@@ -153,9 +176,9 @@ def test_compaction_keeps_what_is_still_needed(ledger: Ledger, monkeypatch: pyte
         name = f"n{number}"
         ledger.end(command(name, expires=0.0 if number < 990 else 100.0), outcome(name))
         ledger.acknowledge([name])
-    before = ledger.path.stat().st_size
+    before = len(lines(ledger))
     assert ledger.compact(now=KEEP + 50)
-    assert ledger.path.stat().st_size < before / 50
+    assert len(lines(ledger)) < before / 50
     assert not ledger.compact(now=KEEP + 50)
     for _ in range(2):
         assert ledger.closed() == (CLOSED,)

@@ -175,9 +175,7 @@ def test_members_by_state_count_beside_criteria_and_change_at_once() -> None:
     assert not evaluate(event(), index, state, NOW).matches
 
 
-@pytest.mark.parametrize(
-    "criterion", [("process", "nc"), ("label:app", "web"), ("image", "x")]
-)
+@pytest.mark.parametrize("criterion", [("process", "nc"), ("label:app", "web"), ("image", "x")])
 def test_many_events_at_once_are_matched_as_each_alone(criterion: tuple[str, str]) -> None:
     subjects = [
         Subject(process=process, image=image, pod=pod)

@@ -1,7 +1,13 @@
-"""Keeps the write-ahead log small without making a commit wait for it."""
+"""Keeps the write-ahead log small without making a commit wait for it, and gives it room from the start.
+
+Where a file grows, its sync waits for the file system's journal too: several times as long as for data alone. So the log
+gets zeros to write over. SQLite takes them for what they are: a frame that is not valid, which ends the log.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -14,6 +20,8 @@ PASSIVE_BYTES = 8 << 20
 RESTART_BYTES = 64 << 20
 #: A log that once grew beyond this is cut back to it when it begins anew.
 LIMIT_BYTES = 64 << 20
+#: Free bytes of a file system below which the log only grows as it must.
+PLENTY_BYTES = 1 << 30
 
 
 class Checkpoints:
@@ -21,6 +29,7 @@ class Checkpoints:
 
     def __init__(self, path: Path) -> None:
         self._wal = path.with_name(path.name + "-wal")
+        _make_room(self._wal)
         self._connection = schema.connect(path)
         self._wanted = threading.Event()
         self._closing = False
@@ -53,6 +62,19 @@ class Checkpoints:
             except sqlite3.Error:
                 # No room for the database to grow, most likely: nothing is lost, the log keeps it. Asked again later.
                 continue
+
+
+def _make_room(log: Path) -> None:
+    """For as much as is written until the log is copied and begins anew. To be called while nobody writes."""
+    wanted = PASSIVE_BYTES + PASSIVE_BYTES // 4
+    place = os.statvfs(log.parent)
+    if place.f_bavail * place.f_frsize < PLENTY_BYTES:
+        return
+    with contextlib.suppress(OSError), log.open("r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size < wanted:
+            file.write(bytes(wanted - size))
+            os.fdatasync(file.fileno())
 
 
 def restart(connection: sqlite3.Connection) -> bool:
