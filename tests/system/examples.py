@@ -285,6 +285,11 @@ STEPS = (
     Step("policy", "GET", "/v1/policies/cart"),
     Step("deviations", "GET", "/v1/deviations?policy=cart&limit=1"),
     Step("deviation", "GET", "/v1/deviations/cart/CHECKSUM"),
+    Step("simulate", "GET", "/v1/policies/cart/simulation?mode=enforce"),
+    Step("merge_deviations", "POST", "/v1/policies/cart/merge?dry_run=true", {"checksums": ["CHECKSUM"]}),
+    Step("fingerprints", "GET", "/v1/fingerprints"),
+    Step("fingerprint", "GET", "/v1/fingerprints/image/registry.example/shop/cart:1.4"),
+    Step("policy_of_observed", "GET", "/v1/fingerprints/policy?image=registry.example/shop/cart:*"),
     Step("disable_policy", "POST", "/v1/policies/cart/disable?unquarantine=true"),
     Step("enable_policy", "POST", "/v1/policies/cart/enable"),
     Step("set_policy_mode", "POST", "/v1/policies/cart/mode", {"mode": "enforce"}),
@@ -373,6 +378,8 @@ def record(server: Live) -> dict[str, dict[str, Any]]:
                 body = {**body, "token": join}
             if "CHECKSUM" in step.path:
                 step = msgspec.structs.replace(step, path=step.path.replace("CHECKSUM", checksum))  # noqa: PLW2901
+            if step.operation == "merge_deviations":
+                body = {"checksums": [checksum]}
             answer = _ask(admin, step, body)
             if answer.is_error and step.operation not in ASKED_ONLY:
                 raise AssertionError(f"{step.operation}: {answer.status_code} {answer.text}")
@@ -382,7 +389,7 @@ def record(server: Live) -> dict[str, dict[str, Any]]:
                 checksum = answer.json()["items"][0]["checksum"]
             example: dict[str, Any] = {}
             if step.body is not None:
-                example["request"] = step.body
+                example["request"] = body if step.operation == "merge_deviations" else step.body
             if answer.is_error:
                 pass
             elif "json" in answer.headers.get("content-type", ""):

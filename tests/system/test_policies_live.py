@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +198,141 @@ def test_the_command_line(server: Live, admin: httpx.Client) -> None:
     assert "there is no policy none" in quell(server, "policies", "show", "none", check=False)
     assert "Policy web deleted" in quell(server, "policies", "delete", "web", answer="y\n")
     assert "scope: containerSelector" in quell(server, "policies", "options", "container")
+
+
+# ---- merge, simulate, create
+
+
+def test_what_is_merged_is_expected_from_then_on(server: Live, admin: httpx.Client) -> None:
+    apply(admin, POLICY)
+    observe(admin, observation(1), observation(2, "sh"), observation(3, "date")).raise_for_status()
+    found = {each["subject"]["process"]["name"]: each for each in admin.get("/v1/deviations").json()["items"]}
+    checksum = found["nc"]["checksum"]
+    before = admin.get("/v1/policies/web").json()["policy"]
+    path = "/v1/policies/web/merge"
+    [dry] = admin.post(path, params={"dry_run": True}, json={"checksums": [checksum]}).raise_for_status().json()
+    assert "+      exe:" in dry["diff"]
+    assert "+      - /usr/bin/nc" in dry["diff"]
+    assert quell(server, "policy", "diff", "web", "--deviation", checksum[:8]).splitlines() == dry["diff"].splitlines()
+    assert admin.get("/v1/policies/web").json()["policy"] == before
+    told = quell(server, "policy", "merge", "web", "-d", checksum[:8], answer="y\n")
+    assert "Policy web configured (not yet)" in told
+    assert "Policy web configured" in told.splitlines()[-1]
+    [root] = admin.get("/v1/policies/web").json()["policy"]["processPolicy"]
+    assert [each["name"] for each in root["children"]] == ["nc"]
+    assert [each["status"] for each in admin.get("/v1/deviations", params={"checksum": checksum}).json()["items"]] == [
+        "merged"
+    ]
+    observe(admin, observation(4)).raise_for_status()
+    assert admin.get("/v1/policies/web").json()["deviations"] == {"unique": 2, "total": 2}
+    # The same once more changes nothing.
+    assert [each["verb"] for each in admin.post(path, json={"checksums": [checksum]}).json()] == ["unchanged"]
+    assert "Policy web configured" in quell(server, "policies", "merge", "web", "--all", "--yes")
+    assert admin.get("/v1/policies/web").json()["deviations"] == {"unique": 0, "total": 0}
+    assert admin.post(path, json={"all": True}).status_code == 404
+    assert admin.post(path, json={"checksums": ["none"]}).status_code == 404
+    assert admin.post(path, json={}).status_code == 422
+    assert "Aborted" in quell(server, "policies", "merge", "web", "-d", checksum, check=False, answer="n\n")
+    # Who wrote the policy without it has the deviation back.
+    apply(admin, POLICY)
+    observe(admin, observation(5)).raise_for_status()
+    until(lambda: admin.get("/v1/policies/web").json()["deviations"] == {"unique": 3, "total": 4})
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def test_what_a_policy_allows_by_now_is_irrelevant(admin: httpx.Client) -> None:
+    apply(admin, POLICY)
+    observe(admin, observation(1), observation(2, "sh")).raise_for_status()
+
+    def statuses() -> dict[str, str]:
+        found = admin.get("/v1/deviations").json()["items"]
+        return {each["subject"]["process"]["name"]: each["status"] for each in found}
+
+    nc = "euser: [root], children: [{id: nc, name: nc, exe: [/usr/bin/nc]}]}"
+    apply(admin, POLICY.replace("euser: [root]}", nc))
+    until(lambda: statuses() == {"nc": "irrelevant", "sh": "open"})
+    apply(admin, POLICY)
+    until(lambda: statuses() == {"nc": "open", "sh": "open"})
+
+
+def test_an_author_does_not_widen_what_kills(server: Live, admin: httpx.Client) -> None:
+    apply(admin, POLICY)
+    observe(admin, observation(1)).raise_for_status()
+    author = token(server, role="author", name="ann")
+    path = f"{server.url}/v1/policies/web/merge"
+    refused = httpx.post(path, headers=author, json={"all": True})
+    assert refused.status_code == 403
+    assert "takes an operator to merge into policy web" in refused.json()["detail"]
+    admin.post("/v1/policies/web/disable").raise_for_status()
+    httpx.post(path, headers=author, json={"all": True}).raise_for_status()
+
+
+def test_a_simulation_says_what_would_be_done(server: Live, admin: httpx.Client) -> None:
+    observe(admin, observation(9, "date")).raise_for_status()  # before there is the policy
+    apply(admin, POLICY)
+    observe(admin, *(observation(pid) for pid in (1, 2, 3)), observation(4, "sh")).raise_for_status()
+    told = admin.get("/v1/policies/web/simulation", params={"mode": "enforce"}).raise_for_status().json()
+    assert (told["now"], told["then"], told["deviations"]) == ("audit", "enforce", 3)
+    rows = sorted(
+        (each["message"].split()[1], each["count"], each["action"], each["now"]["reason"], each["then"]["status"])
+        for each in told["differences"]
+    )
+    flag = "makeRedFlag (severity high)"
+    assert rows == [
+        ("date", 0, "agentKillProcess", "audit", "refused"),
+        ("date", 0, flag, "audit", "granted"),
+        ("nc", 3, "agentKillProcess", "audit", "refused"),
+        ("nc", 3, flag, "audit", "granted"),
+        ("sh", 1, "agentKillProcess", "audit", "refused"),
+        ("sh", 1, flag, "audit", "granted"),
+    ]
+    kills = [each for each in told["differences"] if each["action"] == "agentKillProcess"]
+    assert {each["then"]["reason"] for each in kills} == {"no-agent"}
+    assert {each["target"] for each in kills} == {"nc (3) on n1", "sh (4) on n1", "any such date"}
+    assert admin.get("/v1/policies/web").json()["mode"] == "audit"
+    assert admin.get("/v1/flags").json()["items"] == []
+    same = admin.get("/v1/policies/web/simulation", params={"mode": "audit"}).json()
+    assert same["differences"] == []
+    assert len(quell(server, "policy", "simulate", "web", "--mode", "enforce").splitlines()) == 7
+    assert "no difference" in quell(server, "policy", "simulate", "web", "--mode", "audit", check=False)
+    later = admin.get("/v1/policies/web/simulation", params={"since": "2100-01-01T00:00:00Z"}).json()
+    assert later["deviations"] == 0
+    assert json.loads(quell(server, "policy", "simulate", "web", "-o", "json"))["differences"] == told["differences"]
+
+
+def test_a_policy_made_of_what_was_seen_expects_it(server: Live, admin: httpx.Client) -> None:
+    observe(admin, observation(1), observation(2, "sh")).raise_for_status()
+    [listed] = admin.get("/v1/fingerprints").raise_for_status().json()["items"]
+    assert (listed["kind"], listed["name"], listed["processes"]) == ("image", "docker.io/library/nginx:1.27", 3)
+    shown = admin.get("/v1/fingerprints/image/docker.io/library/nginx:1.27").raise_for_status().json()
+    assert sorted(each["name"] for each in shown["roots"][0]["children"]) == ["nc", "sh"]
+    assert "docker.io/library/nginx:1.27" in quell(server, "policies", "fingerprints")
+    assert "nc  /usr/bin/nc  root" in quell(server, "policies", "fingerprints", "docker.io/library/nginx:1.27")
+    text = quell(server, "policy", "create", "--from-observed", "--image", "docker.io/library/nginx:*")
+    assert text.startswith("# image docker.io/library/nginx:1.27: 3 processes, seen 2 times")
+    assert "name: nginx" in text
+    assert "docker.io/library/nginx:*" in text
+    apply(admin, text)
+    observe(admin, observation(3), observation(4, "sh"), observation(5, "date")).raise_for_status()
+    assert admin.get("/v1/policies/nginx").json()["deviations"] == {"unique": 1, "total": 1}
+    told = quell(server, "policy", "create", "--from-observed", "--image", "docker.io/library/nginx:1.27", "--apply")
+    assert told == "Policy nginx-2 created\n"
+    assert "nothing was seen of image" in quell(
+        server, "policy", "create", "--from-observed", "--image", "x", check=False
+    )
+    assert "say --from-observed" in quell(server, "policy", "create", "--image", "x", check=False)
+    for wrong in ({}, {"image": "x", "cluster": "y"}):
+        assert admin.get("/v1/fingerprints/policy", params=wrong).status_code == 422
+    assert admin.get("/v1/fingerprints/policy", params={"service": "x"}).status_code == 404
+    assert admin.get("/v1/fingerprints/policy", params={"cluster": "x"}).status_code == 404
+    assert admin.get("/v1/fingerprints/image/x").status_code == 404
+    assert admin.get("/v1/fingerprints/thing/x").status_code == 404
 
 
 # ---- observations

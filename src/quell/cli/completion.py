@@ -88,6 +88,22 @@ def rulesets(context: typer.Context) -> Offered:
     return _asked(context, lambda client: ((each.name, each.type) for each in client.rulesets.all()))
 
 
+def images(context: typer.Context) -> Offered:
+    """Those of which something was seen."""
+    return _seen(context, "image")
+
+
+def services(context: typer.Context) -> Offered:
+    return _seen(context, "service")
+
+
+def _seen(context: typer.Context, kind: str) -> Offered:
+    return _asked(
+        context,
+        lambda client: ((each.name, f"{each.processes} processes") for each in client.policies.fingerprints(kind=kind)),
+    )
+
+
 def deviations(context: typer.Context) -> Offered:
     """Checksums of those that are open, of the policy that the command line names."""
     policy = context.params.get("policy")

@@ -89,6 +89,70 @@ class ListedDeviation(Struct, frozen=True, kw_only=True):
     unproven: str = ""
 
 
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What is decided about one action. status: granted, refused or held; "": it is not asked for."""
+
+    status: str
+    reason: str = ""
+    explanation: str = ""
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """One action for one deviation, of which something else would be decided."""
+
+    checksum: str
+    what: str
+    message: str
+    #: How often the deviation came; 0: it was seen before there was the policy.
+    count: int
+    last: float
+    action: str
+    target: str
+    now: Outcome
+    then: Outcome
+
+
+class Simulation(Struct, frozen=True, kw_only=True):
+    policy: str
+    #: disabled, audit or enforce.
+    now: str
+    then: str
+    #: Deviations that were decided both ways.
+    deviations: int
+    differences: list[Difference]
+
+
+class ListedFingerprint(Struct, frozen=True, kw_only=True):
+    """What was seen of one image or service, in numbers. Times are epoch seconds."""
+
+    #: image or service.
+    kind: str
+    name: str
+    first: float
+    last: float
+    #: Observations that were taken in, the same of one workload once a minute; those that lacked a fact, and those for which
+    #: there was no room.
+    count: int
+    incomplete: int
+    dropped: int
+    #: Processes in its tree.
+    processes: int
+
+
+class ShownFingerprint(ListedFingerprint, frozen=True, kw_only=True):
+    #: Its processes as a tree, each with its sockets and peers.
+    roots: list[dict[str, Any]]
+    #: Examples of workloads that it was seen in.
+    workloads: list[dict[str, Any]]
+
+
+class Made(Struct, frozen=True, kw_only=True):
+    """Documents that would expect what was seen, and what they are made of."""
+
+    documents: list[dict[str, Any]]
+    fingerprints: list[ListedFingerprint]
+
+
 class Policies:
     """Policies one by one. version: a revision that was read; ApiError 412 if it is not the one in force any more.
 
@@ -167,6 +231,50 @@ class Policies:
                 "unquarantine": unquarantine or None,
             },
         )
+
+    def merge(
+        self,
+        name: str,
+        checksums: Sequence[str] = (),
+        *,
+        everything: bool = False,
+        source: str = "",
+        take_over: bool = False,
+        dry_run: bool = False,
+        version: int | None = None,
+    ) -> list[Change]:
+        """Deviations are expected from now on, by the policy or its rulesets. everything: all that are open."""
+        return self._session.ask(
+            list[Change],
+            "POST",
+            _path(name, "merge"),
+            json={"all": True} if everything else {"checksums": list(checksums)},
+            headers=if_match(version),
+            params=_params(source, take_over=take_over, dry_run=dry_run),
+        )
+
+    def simulate(self, name: str, mode: str = "enforce", *, since: float | str | None = None) -> Simulation:
+        """What it would do in this mode about what was seen since then, where that is not what it does now."""
+        return self._session.ask(Simulation, "GET", _path(name, "simulation"), params={"mode": mode, "since": since})
+
+    def observed(
+        self,
+        *,
+        image: Sequence[str] = (),
+        service: Sequence[str] = (),
+        cluster: str | None = None,
+        name: str | None = None,
+    ) -> Made:
+        """Documents for what was seen of images, of services or in a cluster; globs. ApiError 404: nothing was."""
+        params = {"image": list(image) or None, "service": list(service) or None, "cluster": cluster, "name": name}
+        return self._session.ask(Made, "GET", "/v1/fingerprints/policy", params=params)
+
+    def fingerprints(self, *, kind: str | None = None, text: str | None = None) -> list[ListedFingerprint]:
+        """What was seen of images and services. kind: image or service. text: in their names."""
+        return self._session.items(ListedFingerprint, "/v1/fingerprints", kind=kind, text=text)
+
+    def fingerprint(self, kind: str, name: str) -> ShownFingerprint:
+        return self._session.ask(ShownFingerprint, "GET", f"/v1/fingerprints/{kind}/{quote(name, safe='')}")
 
 
 class Rulesets:

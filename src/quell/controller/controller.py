@@ -38,6 +38,7 @@ from quell.controller.own_flags import keep, told_to
 from quell.controller.past import as_decided
 from quell.controller.pipeline import Pipeline
 from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of
+from quell.controller.simulation import without_history
 from quell.controller.syslog.receivers import Receivers
 from quell.controller.telling import Teller
 from quell.controller.webhooks import Webhooks
@@ -438,6 +439,10 @@ class Controller:
             )
         return told
 
+    def without_history(self) -> State:
+        """A state in which nothing has been done yet, with the agents and workloads there are."""
+        return without_history(self.live.safety, self._agent_facts(), self.inventory.workloads)
+
     # ---- what comes back
 
     async def _released_with(self, holder: str, why: str) -> None:
@@ -533,9 +538,12 @@ class Controller:
         """What the state knows from outside: the agents, clusters' APIs, and the inventory's workloads."""
         self.state.set_clusters(self.cluster_actions.clusters())
         self.state.workloads = self.inventory.workloads
-        self.state.set_agents(
+        self.state.set_agents(self._agent_facts())
+
+    def _agent_facts(self) -> list[AgentFacts]:
+        return [
             _agent_facts(hello, kubernetes=self.inventory.is_kubernetes(hello.node)) for hello in self._agents.values()
-        )
+        ]
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

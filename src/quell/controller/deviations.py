@@ -303,7 +303,8 @@ class Deviations:
     async def saved(self) -> None:
         """All that was counted so far is on disk. StoreError."""
         self.close()
-        await asyncio.wrap_future(self._store.submit(lambda _connection: None))
+        # Whoever waits may be cancelled, and the write goes on.
+        await asyncio.shield(asyncio.wrap_future(self._store.submit(lambda _connection: None)))
 
     # ---- asked and changed
 
@@ -315,10 +316,17 @@ class Deviations:
             found[policy] = len(waiting), sum(row.count for row in waiting)
         return found
 
+    def has(self, policy: str) -> bool:
+        """Whether anything deviated from it."""
+        return policy in self._rows
+
     def set_status(self, keys: Iterable[stored.Key], status: Standing) -> None:
+        """What was merged stays so, unless it deviates again."""
         for key in keys:
             row = self._all.get(key)
-            if row is not None and row.status is not status:
+            if row is None or row.status is status:
+                continue
+            if row.status is not Standing.MERGED or status is Standing.OPEN:
                 row.status = status
                 self._changed[key] = row
 

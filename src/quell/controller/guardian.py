@@ -21,9 +21,11 @@ from quell.controller.deviation_events import SOURCE, event_of, instance
 from quell.controller.deviations import Deviations, Found
 from quell.controller.guardian_settings import GuardianSettings
 from quell.controller.inventory import LiveInventory
+from quell.controller.learning import Learning
 from quell.controller.observations import Item, Observations
+from quell.controller.relevance import standings
 from quell.controller.telling import Teller
-from quell.controller.watched import Workloads
+from quell.controller.watched import Workloads, shape_of
 from quell.controller.watching import acted_on, acts, compares_processes, compares_sockets, is_guardian
 from quell.controller.workload_events import subject_of
 from quell.documents.load import Documents
@@ -35,7 +37,10 @@ from quell.model.details import Deviation
 from quell.model.event import Event
 from quell.model.observation import Observation, Seen
 from quell.model.policy import Policy, Ruleset
+from quell.model.repeats import Standing
 from quell.model.subject import Subject
+from quell.storage import deviations as stored
+from quell.storage.deviations import Wanted
 from quell.storage.store import Store
 
 #: Seconds of work at a time, and observations between two looks at the clock.
@@ -69,6 +74,8 @@ class Guardian:
     ) -> None:
         """submit: takes the events of deviations; done when they are on disk. teller: takes what is lost. StoreError."""
         self.deviations = Deviations(store, settings, clock)
+        self.learning = Learning(store, settings, clock)
+        self._store = store
         self._inventory = inventory
         self._settings = settings
         self._clock = clock
@@ -84,6 +91,9 @@ class Guardian:
         self._queue = Observations(settings.queue)
         self._containers: dict[str, None] = {}
         self._unwritten: deque[Event] = deque(maxlen=WAITING)
+        #: Policies that changed, whose deviations are to be looked at again.
+        self._to_review: dict[str, Policy] = {}
+        self._reviewing: asyncio.Task[None] | None = None
         self._is_awake = False
         self._ask: Ask | None = None
         self._asks_all = False
@@ -101,12 +111,19 @@ class Guardian:
         self._acting = frozenset(policy.name for policy in policies.values() if acts(policy))
         if (policies, rulesets) == (self._policies, self._rulesets):
             return
+        changed = [
+            policy
+            for policy in policies.values()
+            if policy != self._policies.get(policy.name)
+            or any(rulesets.get(name) != self._rulesets.get(name) for name in policy.rulesets)
+        ]
         self._policies, self._rulesets = policies, rulesets
         self._workloads.use(Guard(tuple(policies.values()), documents.rulesets))
         self._images = Guard([policy for policy in policies.values() if policy.rulesets], documents.rulesets)
         self._containers.update(dict.fromkeys(self._inventory.workloads))
         self._asks_all = True
         self._wake()
+        self._review([policy for policy in changed if policy.enabled and all(map(rulesets.get, policy.rulesets))])
 
     @property
     def wanted(self) -> Observe:
@@ -180,12 +197,16 @@ class Guardian:
             self._send(list(again))
         self._tell_lost()
         self.deviations.tick()
+        self.learning.tick()
         self._wake()
 
     def close(self) -> None:
-        """Look at what waits, and write what was counted."""
+        """Look at what waits, and write what was counted and learned."""
+        if self._reviewing is not None:
+            self._reviewing.cancel()
         self._look_on(float("inf"))
         self.deviations.close()
+        self.learning.close()
 
     def _ask_again(self) -> None:
         nodes, self._workloads.widened = self._workloads.widened, set()
@@ -212,6 +233,28 @@ class Guardian:
                 f"{count} observations{f' of {node}' if node else ''} were compared with no policy: too many came at once",
                 facts={"observations": str(count)},
             )
+
+    # ---- what is allowed by now
+
+    def _review(self, policies: Iterable[Policy]) -> None:
+        """Look at what deviated from these policies before they changed."""
+        self._to_review.update((policy.name, policy) for policy in policies if self.deviations.has(policy.name))
+        if self._to_review and (self._reviewing is None or self._reviewing.done()):
+            self._reviewing = asyncio.get_running_loop().create_task(self._go_on_reviewing())
+
+    async def _go_on_reviewing(self) -> None:
+        while self._to_review:
+            name, policy = self._to_review.popitem()
+            rulesets = [self._rulesets[word] for word in policy.rulesets if word in self._rulesets]
+            try:
+                await self.deviations.saved()
+                changed = await asyncio.to_thread(_standings, self._store, policy, rulesets)
+            except StoreError as error:
+                _log.error("deviations could not be looked at again", policy=name, error=str(error))
+                return
+            for standing in Standing:
+                keys = [(name, checksum) for checksum, each in changed.items() if each is standing]
+                self.deviations.set_status(keys, standing)
 
     # ---- looking
 
@@ -253,16 +296,22 @@ class Guardian:
     def _compare(self, item: Item, events: list[Event]) -> None:
         observation = item.observation
         workload = self._workloads.of(observation.subject, item.origin)
-        if self._workloads.holds(workload, item) or not workload.watches:
+        shape = shape_of(observation)
+        if self._workloads.is_repeat(workload, shape, observation.time) or self._workloads.holds(workload, item):
             return
         subject = msgspec.structs.replace(workload.subject, process=observation.subject.process)
         whole = msgspec.structs.replace(observation, subject=subject)
+        is_expected = True
         for watch in workload.watches:
             deviation = watch.compare(whole)
             if deviation is not None:
+                is_expected = False
                 # What runs is found now, whenever it started.
                 time = self._clock() if observation.seen is Seen.RUNNING else observation.time
                 self._found(watch.policy, deviation, subject, time, whole, events)
+        self.learning.take(whole)
+        if is_expected:
+            self._workloads.expect(workload, shape, observation.time)
 
     def _compare_container(self, identifier: str, events: list[Event]) -> None:
         known = self._inventory.workloads.get(identifier)
@@ -323,3 +372,9 @@ class Guardian:
         self._queue.put(_HELD, self._workloads.known(identifiers))
         self._containers.update(dict.fromkeys(identifiers))
         self._wake()
+
+
+def _standings(store: Store, policy: Policy, rulesets: Sequence[Ruleset]) -> dict[str, Standing]:
+    """In a thread."""
+    found = store.read(lambda connection: stored.find(connection, Wanted(policies=[policy.name])))
+    return standings(policy, rulesets, [each for _, each in found])

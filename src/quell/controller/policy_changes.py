@@ -4,7 +4,7 @@ quell.controller.rulebook, under the same conditions as documents that are appli
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -12,7 +12,10 @@ from quell.controller.authorship import destructive
 from quell.controller.rule_changes import Options
 from quell.controller.rulebook import Application, Edition, Kept, Key, Plan, plan_apply
 from quell.documents.load import Documents
-from quell.errors import DocumentForbidden, Problem
+from quell.errors import DocumentError, DocumentForbidden, Problem
+from quell.guardian.merging import merge
+from quell.guardian.ruleset_merging import merge_rulesets
+from quell.model.details import Deviation
 from quell.model.policy import Policy, Ruleset
 from quell.model.rule import Mode
 
@@ -31,6 +34,36 @@ def plan_mode(things: Mapping[Key, Kept], name: str, mode: Mode, edition: Editio
     if policy.enabled and policy.mode is not mode:
         _refuse_author(policy, edition, f"switch policy {name}, which is enabled, to {mode.value}")
     return _applied(things, [msgspec.structs.replace(policy, mode=mode)], edition, options)
+
+
+def plan_merge(
+    things: Mapping[Key, Kept], name: str, deviations: Sequence[Deviation], edition: Edition, options: Options
+) -> Plan:
+    """What deviated from a policy is expected from now on, by the policy itself or by its rulesets.
+
+    KeyError: there is no such policy. DocumentError: one of the deviations has nothing that could be merged.
+    DocumentForbidden: an author widens what is enabled and destructive.
+    """
+    policy = policy_of(things, name)
+    if policy.enabled:
+        _refuse_author(policy, edition, f"merge into policy {name}, which is enabled")
+    own = [each for each in deviations if not each.addition.get("rules")]
+    of_rulesets = [each for each in deviations if each.addition.get("rules")]
+    try:
+        changed: list[Policy | Ruleset] = [merge(policy, own)] if own or not of_rulesets else []
+        if of_rulesets:
+            there = [each for word in policy.rulesets if (each := _ruleset(things, word)) is not None]
+            merged = merge_rulesets(there, of_rulesets)
+            wider = [after for before, after in zip(there, merged, strict=True) if after != before]
+            changed += wider or ([] if changed else merged[:1])
+    except ValueError as error:
+        raise DocumentError([Problem(file="", path="checksums", message=str(error))]) from error
+    return _applied(things, changed, edition, options)
+
+
+def _ruleset(things: Mapping[Key, Kept], name: str) -> Ruleset | None:
+    kept = things.get(Key("Ruleset", name))
+    return kept.thing if kept is not None and isinstance(kept.thing, Ruleset) else None
 
 
 def policy_of(things: Mapping[Key, Kept], name: str) -> Policy:

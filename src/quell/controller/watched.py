@@ -13,25 +13,31 @@ import msgspec
 from quell.clock import Clock
 from quell.controller.inventory import LiveInventory
 from quell.controller.observations import Item
+from quell.guardian.chain import chain_of
 from quell.guardian.guard import Guard, Watch
 from quell.inventory.inventory import SHORT
+from quell.model.observation import Observation, Seen
 from quell.model.subject import Subject
 from quell.response.facts import Workload
 
-#: Workloads that are remembered.
-WORKLOADS = 20_000
+#: Workloads that are remembered, and of all together what they were seen to do.
+WORKLOADS, REPEATS = 20_000, 100_000
+#: Seconds for which the same, seen again of the same workload, is nothing new: nothing of it deviated.
+SAME = 60.0
 #: Seconds that what a container does waits until its image is known.
 PATIENCE = 5.0
 #: Containers of which something waits, and observations of each.
 UNKNOWN, UNKNOWN_OBSERVATIONS = 1000, 64
 
 _Key = tuple[object, ...]
+#: All of an observation that policies look at, beside its workload.
+Shape = tuple[object, ...]
 
 
 class Watched:
     """One container or service."""
 
-    __slots__ = ("first", "generation", "has_compared", "known", "subject", "watches")
+    __slots__ = ("expected", "first", "generation", "has_compared", "known", "subject", "watches")
 
     def __init__(
         self,
@@ -51,6 +57,8 @@ class Watched:
         self.first = first
         #: Something that it did was compared.
         self.has_compared = False
+        #: What it did of which nothing deviated -> when it was last looked at, by the clock of who saw it.
+        self.expected: dict[Shape, float] = {}
 
 
 class Workloads:
@@ -63,10 +71,12 @@ class Workloads:
         self._unknown: OrderedDict[str, tuple[float, list[Item]]] = OrderedDict()
         #: Nodes with a workload that is watched by more policies than when something of it was compared last.
         self.widened: set[str] = set()
+        self._repeats = 0
 
     def use(self, guard: Guard) -> None:
         self._guard = guard
         self._watched.clear()
+        self._repeats = 0
 
     def of(self, subject: Subject, origin: str) -> Watched:
         """What does something, by what the one who saw it says of it. origin: the detector whose word that is."""
@@ -88,6 +98,24 @@ class Workloads:
         if len(self._watched) > WORKLOADS:
             self._watched.popitem(last=False)
         return watched
+
+    # ---- what repeats itself
+
+    @staticmethod
+    def is_repeat(watched: Watched, shape: Shape, time: float) -> bool:
+        """Whether the same was expected of it less than a minute before."""
+        before = watched.expected.get(shape)
+        return before is not None and time - before < SAME
+
+    def expect(self, watched: Watched, shape: Shape, time: float) -> None:
+        """Nothing of this deviated."""
+        if shape not in watched.expected:
+            self._repeats += 1
+            if self._repeats > REPEATS:
+                for each in self._watched.values():
+                    each.expected.clear()
+                self._repeats = 1
+        watched.expected[shape] = time
 
     # ---- containers of which nobody knows the image yet
 
@@ -135,6 +163,16 @@ class Workloads:
             del self._unknown[identifier]
             found += [item._replace(is_late=True) for item in waiting]
         return found
+
+
+def shape_of(observation: Observation) -> Shape:
+    """Two observations of one workload that have the same are compared alike, and the same is learned of them."""
+    process, seen = observation.subject.process, observation.seen
+    chain = None if process is None else chain_of(process, observation.inside)
+    if seen is Seen.LISTENING:
+        return seen, chain, observation.protocol, observation.port
+    peer = observation.peer
+    return (seen, chain) if peer is None else (seen, chain, peer)
 
 
 def _names(watched: Watched) -> set[str]:

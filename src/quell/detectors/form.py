@@ -77,6 +77,8 @@ class SubjectForm(Struct, kw_only=True, forbid_unknown_fields=True):
     cluster_uid: str | None = None
     node: str | None = None
     machine_id: str | None = None
+    #: Another system's own number for the machine.
+    machine_uid: str | None = None
     #: The machine's name as its source has it.
     source_name: str | None = None
     namespace: str | None = None

@@ -198,6 +198,7 @@ def subject_of(form: SubjectForm) -> Subject:
         cluster_uid=form.cluster_uid or None,
         node=form.node or None,
         machine_id=form.machine_id or None,
+        machine_uid=form.machine_uid or None,
         source_name=form.source_name or None,
         namespace=form.namespace or None,
         namespace_labels=form.namespace_labels,

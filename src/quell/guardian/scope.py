@@ -6,6 +6,7 @@ something that is there, of which the value is not known, can neither take it no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -15,8 +16,9 @@ from quell.model.policy import Operator, Policy, PolicyType, Selector, SelectorK
 from quell.model.subject import Subject
 
 T = TypeVar("T")
-#: What a policy is filed under: the selector and key that it compares with plain values.
+#: What a policy is filed under: the selector and key that it compares with values that begin with a letter.
 _Key = tuple[SelectorKind, str]
+_WILD = re.compile(r"[*?\[]")
 
 
 def compile_selectors(selectors: Sequence[Selector]) -> Check:
@@ -83,18 +85,15 @@ class Scopes(Generic[T]):
         """ValueError: a pattern of a selector cannot be read."""
         self._scopes: list[tuple[Callable[[Subject], bool], Check, T]] = []
         self._others: list[int] = []
-        self._by_value: dict[_Key, dict[str, list[int]]] = {}
-        self._by_key: dict[_Key, list[int]] = {}
+        self._filed: dict[_Key, _Filed] = {}
         for policy, thing in filed:
             place = len(self._scopes)
             self._scopes.append((_IS_ABOUT[policy.type], compile_selectors(policy.scope), thing))
             key, values = _telling(policy.scope)
             if key is None:
                 self._others.append(place)
-                continue
-            self._by_key.setdefault(key, []).append(place)
-            for value in values:
-                self._by_value.setdefault(key, {}).setdefault(value, []).append(place)
+            else:
+                self._filed.setdefault(key, _Filed()).put(values, place)
 
     def taking(self, subject: Subject) -> list[tuple[T, Truth]]:
         """With True or None, in the order in which they were given."""
@@ -107,16 +106,45 @@ class Scopes(Generic[T]):
 
     def _candidates(self, subject: Subject) -> set[int]:
         found = set(self._others)
-        for key, by_value in self._by_value.items():
+        for key, filed in self._filed.items():
             value = _TELLING[key](subject)
-            found.update(self._by_key[key] if value is None else by_value.get(value, ()))
+            found.update(filed.all if value is None else filed.of(value))
         return found
+
+
+class _Filed:
+    """Places by the values that they take, and by what the globs that they take begin with."""
+
+    def __init__(self) -> None:
+        self.all: list[int] = []
+        self._by_value: dict[str, list[int]] = {}
+        #: By the number of letters, then these.
+        self._by_beginning: dict[int, dict[str, list[int]]] = {}
+
+    def put(self, values: Sequence[str], place: int) -> None:
+        self.all.append(place)
+        for value in values:
+            beginning = _beginning(value)
+            of_length = self._by_beginning.setdefault(len(beginning), {}) if is_glob(value) else self._by_value
+            of_length.setdefault(beginning if is_glob(value) else value, []).append(place)
+
+    def of(self, value: str) -> list[int]:
+        """Those that may take it."""
+        found = list(self._by_value.get(value, ()))
+        for length, of_length in self._by_beginning.items():
+            found += of_length.get(value[:length], ())
+        return found
+
+
+def _beginning(pattern: str) -> str:
+    """The letters of a glob before the first that is none."""
+    return _WILD.split(pattern, 1)[0]
 
 
 def _telling(scope: Sequence[Selector]) -> tuple[_Key | None, tuple[str, ...]]:
     for selector in scope:
         for requirement in selector.requirements:
             key = (selector.kind, requirement.key)
-            if key in _TELLING and requirement.operator is Operator.IN and not any(map(is_glob, requirement.values)):
+            if key in _TELLING and requirement.operator is Operator.IN and all(map(_beginning, requirement.values)):
                 return key, requirement.values
     return None, ()

@@ -97,7 +97,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             whats=what,
             statuses=status,
             checksums=checksum,
-            since=None if since is None else _moment(since),
+            since=None if since is None else moment(since),
         )
         found = await kept(controller, wanted, limit + 1, number(cursor))
         items = page(found, limit, lambda item: str(item[0]))
@@ -154,7 +154,8 @@ def shown(repeated: Repeated) -> ShownDeviation:
     )
 
 
-def _moment(text: str) -> float:
+def moment(text: str) -> float:
+    """Epoch seconds of what `since` says. FilterError."""
     try:
         return parse_moment(text, time.time())
     except ValueError as error:

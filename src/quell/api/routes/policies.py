@@ -4,9 +4,12 @@ are the same policies by file.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
@@ -16,23 +19,34 @@ from quell.api.etag import etag, expect
 from quell.api.pages import Cursor, Limit, Page, page_of
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
+from quell.api.routes.deviations import kept as known_deviations
+from quell.api.routes.deviations import moment
 from quell.api.routes.documents import DryRun, OfOneVersion, Source, TakeOver, Unquarantine, editor, refused
 from quell.api.services import Services
 from quell.controller.controller import Controller
 from quell.controller.editing import Change
-from quell.controller.policy_changes import plan_enable, plan_mode
+from quell.controller.policy_changes import plan_enable, plan_merge, plan_mode
 from quell.controller.rule_changes import Options
 from quell.controller.rulebook import Edition, Kept, Key, Plan
+from quell.controller.simulation import Difference, differences, switched, with_policy
+from quell.controller.simulation import kept as kept_samples
+from quell.controller.simulation import learned as learned_samples
 from quell.documents.options import WebhookOption
 from quell.documents.policy_options import PolicyOptions, policy_options
 from quell.documents.references import untold
 from quell.documents.write import to_document
+from quell.matching.index import compile as compile_index
 from quell.matching.policies import PolicyStatus
 from quell.matching.policies import status as policy_status
 from quell.model.policy import Policy, PolicyType
+from quell.model.repeats import Repeated, Standing
 from quell.model.rule import Mode, Webhook
+from quell.storage.deviations import Wanted
 
 _Call = Request[Any, Any, Any]
+
+#: Deviations that are decided twice in one go; some milliseconds' work.
+_TURN = 20
 
 
 class Found(Struct, frozen=True, kw_only=True):
@@ -68,12 +82,31 @@ class ShownPolicy(Struct, frozen=True, kw_only=True):
     changed_by: str | None
 
 
+class Merged(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which deviations: either by their checksums, or all that are open and that anything could be added for."""
+
+    checksums: Annotated[list[str], msgspec.Meta(max_length=1000)] = []
+    all: bool = False
+
+
+class Simulation(Struct, frozen=True, kw_only=True):
+    """What the policy would do about what was seen, where that is not what it does now."""
+
+    policy: str
+    #: Disabled, audit or enforce.
+    now: str
+    then: str
+    #: Deviations that were decided both ways: those that are open, and those of what was seen before.
+    deviations: int
+    differences: list[Difference]
+
+
 class Switched(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mode: Literal["audit", "enforce"]
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
-    return [*_reading(services), *_switching(services)]
+    return [*_reading(services), *_switching(services), *_widening(services)]
 
 
 def _reading(services: Services) -> list[HTTPRouteHandler]:
@@ -206,6 +239,120 @@ def _switching(services: Services) -> list[HTTPRouteHandler]:
         )
 
     return [set_policy_mode, enable_policy, disable_policy]
+
+
+def _widening(services: Services) -> list[HTTPRouteHandler]:
+    controller = services.controller
+
+    @post(
+        "/v1/policies/{name:str}/merge",
+        status_code=200,
+        summary="Merge deviations into a policy or its rulesets: what deviated is expected from now on",
+        description="Nothing else of the policy changes. With `dry_run`: the diff. An enabled destructive policy takes the "
+        "permission operate.",
+        operation_class=OfOneVersion,
+        opt=needs(Permission.RULES),
+    )
+    async def merge_deviations(
+        request: _Call,
+        name: FromPath[str],
+        data: JSONBody[Merged],
+        dry_run: DryRun = False,
+        source: Source = None,
+        take_over: TakeOver = False,
+    ) -> Response[list[Change]]:
+        _one(controller, name)
+        found = await _chosen(controller, name, data)
+        options = Options(source=source or "", take_over=take_over)
+        deviations = [each.deviation for each in found]
+
+        def check() -> None:
+            expect(request, _one(controller, name)[1].revision)
+
+        done = await refused(
+            controller.rulebook.change(
+                lambda kept, edition: plan_merge(kept, name, deviations, edition, options),
+                editor(request),
+                dry_run=dry_run,
+                expect=check,
+            )
+        )
+        if not dry_run:
+            keys = [(name, each.checksum) for each in found]
+            controller.guardian.deviations.set_status(keys, Standing.MERGED)
+        return Response(done.changes, headers=etag(done.revision))
+
+    @get(
+        "/v1/policies/{name:str}/simulation",
+        summary="What a policy would do in another mode about what was seen, where that is not what it does now",
+        description="Each open deviation is decided twice, as it was last seen, by an engine without history and with able "
+        "agents of now. So is what was seen of its workloads before there was the policy: with a count of 0.",
+        opt=needs(Permission.READ),
+    )
+    async def simulate(
+        name: FromPath[str],
+        mode: Annotated[
+            Literal["audit", "enforce"], QueryParameter(description="The mode it would be in.")
+        ] = "enforce",
+        since: Annotated[
+            str | None,
+            QueryParameter(
+                description="Only of what was seen then or later: RFC 3339, so long ago (2h), or epoch seconds.",
+                max_length=64,
+            ),
+        ] = None,
+    ) -> Simulation:
+        policy, _ = _one(controller, name)
+        start = 0.0 if since is None else moment(since)
+        return await _simulated(controller, policy, Mode(mode), start)
+
+    return [merge_deviations, simulate]
+
+
+async def _chosen(controller: Controller, name: str, data: Merged) -> list[Repeated]:
+    """Refusal 404, 422."""
+    if data.all == bool(data.checksums):
+        raise Refusal(422, 'say which deviations: "checksums", or "all": true')
+    wanted = Wanted(policies=[name], statuses=[Standing.OPEN]) if data.all else Wanted(policies=[name])
+    kept = {each.checksum: each for _, each in await known_deviations(controller, wanted)}
+    unknown = [checksum for checksum in data.checksums if checksum not in kept]
+    if unknown:
+        raise Refusal(404, f"policy {name[:253]} has no deviation {unknown[0][:64]}")
+    if not data.all:
+        return [kept[checksum] for checksum in dict.fromkeys(data.checksums)]
+    found = [each for each in kept.values() if each.deviation.addition]
+    if not found:
+        told = "has no open deviation" if not kept else "has no open deviation that anything could be added for"
+        raise Refusal(404, f"policy {name[:253]} {told}")
+    return found
+
+
+async def _simulated(controller: Controller, policy: Policy, mode: Mode, since: float) -> Simulation:
+    documents, revision = controller.rulebook.documents, controller.rulebook.revision
+    other = switched(policy, mode)
+    changed = with_policy(documents, other)
+    # Many rules take a while to be compiled.
+    then = await asyncio.to_thread(lambda: compile_index(changed, revision=revision))
+    wanted = Wanted(policies=[policy.name], statuses=[Standing.OPEN], since=since)
+    found = [each for _, each in await known_deviations(controller, wanted)]
+    rulesets = [ruleset for ruleset in documents.rulesets if ruleset.name in policy.rulesets]
+    samples = list(kept_samples(found))
+    if len(rulesets) == len(policy.rulesets):
+        known = [each.checksum for each in found]
+        fingerprints = controller.guardian.learning.all()
+        samples += learned_samples(other, rulesets, fingerprints, known, since, time.time())
+    now, state, differing = controller.pipeline.index, controller.without_history(), []
+    for place, sample in enumerate(samples, 1):
+        differing += differences(sample, now, then, state)
+        if place % _TURN == 0:
+            await asyncio.sleep(0)
+    return Simulation(
+        policy=policy.name,
+        now=policy.mode.value if policy.enabled else "disabled",
+        then=mode.value,
+        deviations=len(samples),
+        differences=differing,
+    )
 
 
 async def _changed(
