@@ -29,6 +29,7 @@ from tests.unit.account_place import ADMIN, GOOD
 from tests.unit.account_place import place as account_place
 
 from quell.agent import proc, runtime
+from quell.agent.backlog import Backlog
 from quell.agent.connector import Connector
 from quell.agent.enrol import Address, enrol
 from quell.agent.ledger import Ledger
@@ -37,7 +38,7 @@ from quell.agent.protected import Protected
 from quell.agent.watchlist import WatchList
 from quell.api.roles import Role
 from quell.catalogue.names import NAMES
-from quell.channel.messages import Isolated, Observations, Ordered
+from quell.channel.messages import Isolated, Observations, Observe, Ordered
 from quell.configuration import Configuration
 from quell.documents.load import load_text
 from quell.memory import measure
@@ -175,6 +176,8 @@ def agent_in_this_process(folder: Path) -> set[str]:
                 link = asyncio.create_task(agent.link.run())
                 try:
                     await asyncio.to_thread(wait_for, admin, "Agent.Events.Lost", "Agent.Memory.Pressure")
+                    agent._observing._backlog = Backlog(most=0)
+                    agent._on_message(Observe(executions=True))
                     for container in (True, False):
                         name = "Container.Suspicious.Process" if container else "Host.Suspicious.Process"
                         while name not in await asyncio.to_thread(journal, admin):
@@ -202,6 +205,7 @@ FROM_THE_AGENT = {
     "Container.Suspicious.Process",
     "Host.Suspicious.Process",
     "Sensor.Events.Lost",
+    "Sensor.Observations.Lost",
 }
 
 
@@ -432,6 +436,7 @@ PROVOKED: dict[str, Callable[[Path], set[str]]] = {
     "Guardian.Observations.Lost": observations,
     "Agent.Memory.Pressure": agent_in_this_process,
     "Sensor.Events.Lost": agent_in_this_process,
+    "Sensor.Observations.Lost": agent_in_this_process,
     "Agent.Events.Lost": agent_in_this_process,
     "Agent.Command.Refused": agent_in_this_process,
 }

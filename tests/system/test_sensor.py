@@ -19,7 +19,9 @@ import pytest
 from quell.agent import proc
 from quell.agent.connector import Connector, ConnectorError
 from quell.agent.events import Notices
+from quell.agent.observing import Observing
 from quell.agent.sensor import Sensor
+from quell.agent.subjects import Subjects
 from quell.agent.watchlist import WatchList
 from quell.detectors import DETECTORS
 from quell.model.event import Category, Event, Kind, Level
@@ -48,7 +50,9 @@ class Running:
     def __init__(self, watch_list: WatchList, connector: Connector) -> None:
         self.events: list[Event] = []
         notices = Notices(MACHINE, self._emit, time.time)
-        self.sensor = Sensor(connector, watch_list, MACHINE, self._emit, notices)
+        subjects = Subjects(MACHINE)
+        self.observing = Observing(subjects, notices, lambda: None)
+        self.sensor = Sensor(connector, watch_list, subjects, self._emit, notices, self.observing)
 
     def _emit(self, identity: str, raw: bytes) -> None:
         self.events.append(DETECTORS["sensor"].decode(raw, id=identity, received=time.time()))
@@ -92,6 +96,7 @@ async def sensing(watch_list: WatchList | None = None, connector: Connector | No
         yield running
     finally:
         running.sensor.stop()
+        running.observing.stop()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from quell.agent import proc
@@ -60,6 +60,40 @@ def test_a_container_in_a_container_is_in_both() -> None:
     assert placement(f"0::/docker/{OTHER}/docker/{ID}\n".encode()).containers == (OTHER, ID)
 
 
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("0::/system.slice/nginx.service", "/system.slice/nginx.service"),
+        ("5:cpu:/\n1:name=systemd:/system.slice/nginx.service\n0::/\n", "/system.slice/nginx.service"),
+        ("5:cpu:/x.service\n1:name=systemd:/y.service\n0::/z.service\n", "/y.service"),
+        ("5:cpu:/x.service\n1:name=systemd:/\n0::/\n", "/x.service"),
+        (
+            "0::/system.slice/system-getty.slice/getty@tty1.service",
+            "/system.slice/system-getty.slice/getty@tty1.service",
+        ),
+        # What a process makes below its service does not take it out of there.
+        ("0::/system.slice/app.service/worker.scope/1", "/system.slice/app.service"),
+        (
+            "0::/user.slice/user-7.slice/user@7.service/app.slice/b.service",
+            "/user.slice/user-7.slice/user@7.service/app.slice/b.service",
+        ),
+        # Seen from a control group namespace two levels down.
+        ("0::/../../system.slice/nginx.service", "/system.slice/nginx.service"),
+        ("0::/user.slice/user-0.slice/session-1.scope", None),
+        ("0::/.service", None),
+        ("0::/", None),
+        ("", None),
+        (f"0::/system.slice/docker.service/docker/{ID}/system.slice/inner.service", None),
+    ],
+)
+def test_the_service_is_the_innermost_group_named_like_one(text: str, path: str | None) -> None:
+    found = placement(text.encode() + b"\n")
+    assert found.service_path == path
+    assert found.service == (None if path is None else path.rpartition("/")[2])
+    assert found.service_cgroup == (None if path is None else f"systemd:{path}")
+    assert found.workload == (found.container_id or path)
+
+
 @pytest.mark.parametrize("name", ["sleep", "a b", "a) R 1 (b", "tab\there", "line\nbreak", ")", ""])
 def test_any_name_of_a_process_is_read(name: str) -> None:
     fields = " ".join(str(number) for number in range(4, 53))
@@ -101,7 +135,6 @@ def test_facts_of_a_real_process(sleeper: subprocess.Popen[bytes]) -> None:
     assert process.exe == str(Path("/bin/sleep").resolve())
     assert facts.exe_id == (status.st_dev, status.st_ino)
     assert (process.ppid, process.pgid, process.uid) == (os.getpid(), sleeper.pid, os.geteuid())
-    assert process.ancestors[0] == Path("/proc/self/comm").read_text().strip()
     assert process.start_time is not None
     assert abs(process.start_time - time.time()) < 5
     assert facts.netns == Path("/proc/self/ns/net").stat().st_ino
@@ -111,6 +144,16 @@ def test_facts_of_a_real_process(sleeper: subprocess.Popen[bytes]) -> None:
     assert light is not None
     assert light.process.start_ticks == process.start_ticks
     assert light.process.cmdline is None
+    stat, place = proc.read_stat(sleeper.pid), proc.read_placement(sleeper.pid)
+    assert stat is not None
+    assert place is not None
+    exe = (process.exe or "", process.content)
+    quick = proc.read_execution(
+        sleeper.pid, stat, place, exe=exe, exe_id=(status.st_dev, status.st_ino), cmdline="/bin/sleep 300"
+    )
+    # The boot time is taken anew each time.
+    assert msgspec.structs.replace(quick.process, start_time=process.start_time) == process
+    assert msgspec.structs.replace(quick, process=process) == facts
 
 
 def test_an_ended_process_is_said_to_have_ended_and_a_reaped_one_is_none() -> None:
@@ -170,35 +213,6 @@ def test_a_program_run_from_memory_says_so() -> None:
         process.kill()
         process.wait()
         os.close(memory)
-
-
-def test_a_user_without_a_name_has_none() -> None:
-    assert proc.names_of(os.getuid(), os.getpid()) >= {proc.user_name(os.getuid())} - {None}
-    assert proc.names_of(4_000_000_000, os.getpid()) == frozenset()
-
-
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change its root folder")
-def test_the_list_of_users_in_a_process_s_own_root_counts_too_and_a_pipe_there_holds_nothing_up(tmp_path: Path) -> None:
-    (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/passwd").write_text("root:x:0:0::/:\napp:x:4123:4123::/:/bin/sh\nbroken\n")
-    pipe = tmp_path / "pipe"
-    (pipe / "etc").mkdir(parents=True)
-    os.mkfifo(pipe / "etc/passwd")
-    for root, names in ((tmp_path, {"app"}), (pipe, set())):
-        child = os.fork()
-        if child == 0:
-            os.chroot(root)
-            ctypes.CDLL(None).pause()
-            os._exit(0)
-        try:
-            deadline = time.monotonic() + 5
-            while Path(f"/proc/{child}/root").readlink() != root and time.monotonic() < deadline:
-                time.sleep(0.001)
-            assert proc.names_of(4123, child) == names
-        finally:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
 
 
 def test_boot_and_machine() -> None:

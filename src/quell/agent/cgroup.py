@@ -1,7 +1,10 @@
-"""Where a process lives, read from the text of /proc/PID/cgroup: container, pod and control groups.
+"""Where a process lives, read from the text of /proc/PID/cgroup: container, pod, service and control groups.
 
 Understands version 1, version 2 and hybrid hierarchies, the cgroupfs and systemd drivers, and the names that Docker,
 containerd, CRI-O and Podman give. A runtime's own monitor (conmon) lives beside its container, not in it.
+
+A service is the innermost control group that is named like a unit, x.service, and whatever a process makes below it:
+one that may make groups there does not leave its service by that. systemd's own hierarchy is asked first.
 """
 
 from __future__ import annotations
@@ -16,18 +19,37 @@ _CONTAINER = re.compile(r"(?:([a-z][a-z0-9_.-]*)-)?([0-9a-f]{64})(?:\.scope)?")
 # A pod's component: podUID, or kubepods-burstable-podUID.slice, where systemd's driver turned - into _.
 _POD = re.compile(r"(?:kubepods(?:-[a-z]+)?-)?pod([0-9a-f]{8}[_-]?(?:[0-9a-f]{4}[_-]?){3}[0-9a-f]{12})(?:\.slice)?")
 
+_UNIT = re.compile(r".+\.service")
+
 
 class Placement(Struct, frozen=True, kw_only=True):
     """containers: ids from the outermost to the innermost. paths: the distinct control groups, as the kernel names them."""
 
     containers: tuple[str, ...] = ()
     pod_uid: str | None = None
+    #: The control group of the machine's own service, such as /system.slice/nginx.service; None in a container.
+    service_path: str | None = None
     paths: tuple[str, ...] = ()
 
     @property
     def container_id(self) -> str | None:
         """The innermost container; None outside of any."""
         return self.containers[-1] if self.containers else None
+
+    @property
+    def service(self) -> str | None:
+        """The service's name, such as nginx.service."""
+        return None if self.service_path is None else self.service_path.rpartition("/")[2]
+
+    @property
+    def service_cgroup(self) -> str | None:
+        """As serviceSelector's cgroup has it (SEMANTICS section 5): systemd:/system.slice/nginx.service."""
+        return None if self.service_path is None else f"systemd:{self.service_path}"
+
+    @property
+    def workload(self) -> str | None:
+        """What names the container or the service on this machine; None: the process is in neither."""
+        return self.containers[-1] if self.containers else self.service_path
 
 
 # Most processes share few control groups, and the same text gives the same answer.
@@ -52,4 +74,20 @@ def placement(text: bytes) -> Placement:
         for part in parts:
             if match := _POD.fullmatch(part):
                 pod_uid = match[1].replace("_", "-")
-    return Placement(containers=containers, pod_uid=pod_uid, paths=tuple(paths))
+    service_path = None if containers else _service(text)
+    return Placement(containers=containers, pod_uid=pod_uid, service_path=service_path, paths=tuple(paths))
+
+
+def _service(text: bytes) -> str | None:
+    found: dict[bool, str] = {}
+    for line in text.decode(errors="backslashreplace").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        parts = path.split("/")
+        # Seen from an inner control group namespace a path begins with /.. for each level above that.
+        while len(parts) > 1 and parts[1] == "..":
+            del parts[1]
+        last = max((place for place, part in enumerate(parts) if _UNIT.fullmatch(part)), default=None)
+        if last is not None:
+            found.setdefault(number == "0" or controllers == "name=systemd", "/".join(parts[: last + 1]))
+    return found.get(True) or found.get(False)

@@ -61,12 +61,18 @@ class Link:
         hello: Callable[[], Hello],
         on_welcome: Callable[[Welcome], None],
         on_message: Callable[[FromController], None],
+        *,
+        on_end: Callable[[], None] = lambda: None,
+        more: Callable[[], bytes | None] = lambda: None,
     ) -> None:
+        """on_end: the link that was up no longer is. more: a frame to send when nothing else waits; see rouse."""
         self._address = address
         self._identity = identity
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_message = on_message
+        self._on_end = on_end
+        self._more = more
         self._waiting: deque[FromAgent] = deque()
         self._wake = asyncio.Event()
         self._connection: ClientConnection | None = None
@@ -80,6 +86,11 @@ class Link:
             return
         self._waiting.append(message)
         self._wake.set()
+
+    def rouse(self) -> None:
+        """There is more to send."""
+        if self._connection is not None:
+            self._wake.set()
 
     async def leave(self, reason: str) -> None:
         """Say that this end stops, if it can be said at once; the link is not of use afterwards."""
@@ -144,13 +155,20 @@ class Link:
             self._connection = None
             self._waiting.clear()
             writer.cancel()
+            self._on_end()
         raise LinkError("the controller closed the link")
 
     async def _write(self, connection: ClientConnection) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._waiting:
+            while True:
+                if not self._waiting:
+                    frame = self._more()
+                    if frame is None:
+                        break
+                    await connection.send(frame)
+                    continue
                 message = self._waiting.popleft()
                 is_report = isinstance(message, Reported)
                 if is_report:

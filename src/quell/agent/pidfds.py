@@ -42,12 +42,13 @@ class Pidfds:
         """The pidfd of a process seen to start here. It stays this object's: duplicate it and look whose it is."""
         return self._held.get(pid)
 
-    def sweep(self) -> None:
-        """Close the handles of processes that have ended."""
+    def sweep(self) -> list[int]:
+        """Close the handles of processes that have ended; which these are."""
         ended = {pidfd for pidfd, _ in self._epoll.poll(0, self._most)}
-        if ended:
-            for pid in [pid for pid, pidfd in self._held.items() if pidfd in ended]:
-                self._close(self._held.pop(pid))
+        pids = [pid for pid, pidfd in self._held.items() if pidfd in ended] if ended else []
+        for pid in pids:
+            self._close(self._held.pop(pid))
+        return pids
 
     def __len__(self) -> int:
         return len(self._held)

@@ -21,7 +21,6 @@ HZ = os.sysconf("SC_CLK_TCK")
 
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD in the kernel's include/linux/sched.h
 _DELETED = b" (deleted)"
-_ANCESTORS = 64  # deeper chains are cut: an attacker decides how deep they are
 _CMDLINE = 4096  # bytes kept of a command line
 _CGROUP = 16384
 
@@ -145,10 +144,16 @@ def read_placement(pid: int) -> Placement | None:
         return None
 
 
+def read_arguments(pid: int) -> list[bytes]:
+    """The first bytes of a process's arguments. OSError: there is no such process."""
+    return _read(f"/proc/{pid}/cmdline", _CMDLINE).rstrip(b"\0").split(b"\0")
+
+
 def read_process(pid: int, *, full: bool = True) -> Facts | None:
     """Everything /proc says of a process; None if there is none.
 
-    Without full, the command line, the working directory, the user's name and the ancestors are left out.
+    Without full, the command line and the working directory are left out. Never here: the user's name
+    (quell.agent.users) and the ancestors (quell.agent.lineage).
     """
     try:
         directory = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -162,6 +167,32 @@ def read_process(pid: int, *, full: bool = True) -> Facts | None:
         os.close(directory)
 
 
+def read_execution(
+    pid: int,
+    stat: Stat,
+    placement: Placement,
+    *,
+    exe: tuple[str, str | None],
+    exe_id: tuple[int, int],
+    cmdline: str,
+) -> Facts:
+    """As read_process, at half of its cost, for a process of which all this was just read.
+
+    Whoever calls it holds a pidfd and sees afterwards that the process lives: the number was then its own all the time.
+    OSError: it ended.
+    """
+    folder = f"/proc/{pid}/"
+    uid = _effective_uid(folder)
+    cwd, netns = _cwd(folder, None), _inode(f"{folder}ns/net", None)
+    return Facts(
+        process=_process(pid, stat, exe, uid, cmdline=cmdline, cwd=cwd, netns=netns),
+        placement=placement,
+        exe_id=exe_id,
+        kernel_thread=False,
+        ended=False,
+    )
+
+
 def _facts(pid: int, directory: int, *, full: bool) -> Facts:
     stat = parse_stat(_read("stat", 1024, directory))
     ended = stat.state in "ZX"
@@ -170,10 +201,8 @@ def _facts(pid: int, directory: int, *, full: bool) -> Facts:
         # The first thread may end while others run on; executable and namespaces are then seen on those only.
         ended, base = False, f"task/{alive}/"
     link, exe_id = _exe(directory, base)
-    exe, content = parse_exe(link) if link else (None, None)
-    uid = _effective_uid(_read(f"{base}status", 2048, directory))
-    cmdline = cwd = user = None
-    ancestors: tuple[str, ...] = ()
+    uid = _effective_uid(base or ".", directory)
+    cmdline = cwd = None
     if full:
         cmdline = (
             _read(f"{base}cmdline", _CMDLINE, directory)
@@ -181,28 +210,15 @@ def _facts(pid: int, directory: int, *, full: bool) -> Facts:
             .replace(b"\0", b" ")
             .decode(errors="backslashreplace")
         )
-        try:
-            cwd = os.readlink(os.fsencode(f"{base}cwd"), dir_fd=directory).decode(errors="backslashreplace")
-        except OSError:
-            cwd = None
-        user = user_name(uid)
-        ancestors = _ancestors(stat.ppid)
+        cwd = _cwd(base, directory)
     return Facts(
-        process=Process(
-            pid=pid,
-            start_ticks=stat.start_ticks,
-            start_time=boot_time() + stat.start_ticks / HZ,
-            boot_id=boot_id(),
-            name=stat.name,
-            exe=exe,
+        process=_process(
+            pid,
+            stat,
+            parse_exe(link) if link else (None, None),
+            uid,
             cmdline=cmdline,
             cwd=cwd,
-            ppid=stat.ppid,
-            pgid=stat.pgid,
-            uid=uid,
-            user=user,
-            ancestors=ancestors,
-            content=content,
             netns=_inode(f"{base}ns/net", directory),
         ),
         placement=placement(_read(f"{base}cgroup", _CGROUP, directory)),
@@ -212,9 +228,54 @@ def _facts(pid: int, directory: int, *, full: bool) -> Facts:
     )
 
 
+def _process(
+    pid: int,
+    stat: Stat,
+    exe: tuple[str | None, str | None],
+    uid: int,
+    *,
+    cmdline: str | None,
+    cwd: str | None,
+    netns: int | None,
+) -> Process:
+    return Process(
+        pid=pid,
+        start_ticks=stat.start_ticks,
+        start_time=boot_time() + stat.start_ticks / HZ,
+        boot_id=boot_id(),
+        name=stat.name,
+        exe=exe[0],
+        cmdline=cmdline,
+        cwd=cwd,
+        ppid=stat.ppid,
+        pgid=stat.pgid,
+        uid=uid,
+        content=exe[1],
+        netns=netns,
+    )
+
+
+def _cwd(base: str, directory: int | None) -> str | None:
+    try:
+        return os.readlink(os.fsencode(f"{base}cwd"), dir_fd=directory).decode(errors="backslashreplace")
+    except OSError:
+        return None
+
+
 def netns(pid: int) -> int | None:
     """Inode of the network namespace of a process; None if it is gone or may not be seen."""
     return _inode(f"/proc/{pid}/ns/net", None)
+
+
+def mounts(pid: int) -> int | None:
+    """Inode of the mount namespace of a process; None if it is gone or may not be seen."""
+    return _inode(f"/proc/{pid}/ns/mnt", None)
+
+
+@cache
+def host_mounts() -> int | None:
+    """Inode of the machine's own mount namespace, which is pid 1's; this process's where that may not be seen."""
+    return mounts(1) or mounts(os.getpid())
 
 
 def host_netns() -> int | None:
@@ -232,54 +293,6 @@ def host_netns() -> int | None:
 def pids() -> list[int]:
     """Every process of this machine, as far as /proc shows."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - a Path for each entry costs more than the read
-
-
-def user_name(uid: int) -> str | None:
-    """The name of a user by the machine's own list, without asking a directory service, which could block."""
-    try:
-        stamp = os.stat("/etc/passwd").st_mtime_ns  # noqa: PTH116 - on the sensor's path
-    except OSError:
-        return None
-    return _users(stamp).get(uid)
-
-
-def names_of(uid: int, pid: int) -> frozenset[str]:
-    """Every name a detector may use for the user of a process: the machine's, and that of the process's own root folder."""
-    names = {user_name(uid)}
-    try:
-        # The file belongs to whoever owns the container: never wait on it, never follow it elsewhere.
-        file = os.open(f"/proc/{pid}/root/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return frozenset(name for name in names if name)
-    try:
-        names.add(_parse_users(os.read(file, 1 << 20)).get(uid))
-    except OSError:
-        pass  # a folder, a pipe: no list of users
-    finally:
-        os.close(file)
-    return frozenset(name for name in names if name)
-
-
-@cache
-def _users(_stamp: int) -> dict[int, str]:
-    return _parse_users(Path("/etc/passwd").read_bytes())
-
-
-def _parse_users(text: bytes) -> dict[int, str]:
-    users: dict[int, str] = {}
-    for line in text.splitlines():
-        fields = line.split(b":")
-        if len(fields) > 2 and fields[2].isdigit():
-            users.setdefault(int(fields[2]), fields[0].decode(errors="backslashreplace"))
-    return users
-
-
-def _ancestors(ppid: int) -> tuple[str, ...]:
-    names: list[str] = []
-    while ppid and len(names) < _ANCESTORS and (stat := read_stat(ppid)):
-        names.append(stat.name)
-        ppid = stat.ppid
-    return tuple(names)
 
 
 def _living_thread(directory: int) -> int | None:
@@ -315,9 +328,13 @@ def _inode(path: str, directory: int | None) -> int | None:
         return None
 
 
-def _effective_uid(status: bytes) -> int:
-    start = status.index(b"\nUid:") + 5
-    return int(status[start : status.index(b"\n", start)].split()[1])
+def _effective_uid(path: str, directory: int | None = None) -> int:
+    """Whom a process's folder belongs to, which is its effective user, and quicker than to read its status.
+
+    Only of that folder and those of threads: the owner of other files in /proc depends on more (proc(5)). Of a process
+    that has just ended it is 0: something must be read of it afterwards.
+    """
+    return os.stat(path, dir_fd=directory).st_uid
 
 
 def _read(path: str, limit: int, directory: int | None = None) -> bytes:

@@ -18,7 +18,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from quell.agent.proc import Facts, read_process, user_name
+from quell.agent.proc import Facts, read_process
+from quell.agent.users import user_name
 from quell.errors import SettingError
 
 _DEFAULTS = Path(__file__).with_name("data") / "protected.toml"

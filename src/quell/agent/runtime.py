@@ -33,11 +33,13 @@ from quell.agent.executor import Executor
 from quell.agent.kernel import Capabilities, Kernel
 from quell.agent.ledger import RELEASED, Ledger
 from quell.agent.link import Link
-from quell.agent.linux.capabilities import may_look_at_others
+from quell.agent.linux.capabilities import may_look_at_others, socket_limits
 from quell.agent.linux.kernel import LinuxKernel
+from quell.agent.observing import Observing
 from quell.agent.outbox import Outbox
 from quell.agent.protected import Protected
 from quell.agent.sensor import Sensor
+from quell.agent.subjects import Subjects
 from quell.agent.watchlist import WatchList
 from quell.channel.envelope import verify
 from quell.channel.messages import (
@@ -46,6 +48,7 @@ from quell.channel.messages import (
     FromController,
     Hello,
     Isolated,
+    Observe,
     Observed,
     Ordered,
     OutcomeAck,
@@ -173,7 +176,10 @@ class Agent:
         machine = Subject(node=identity.node, machine_id=machine_id or None)
         self._outbox = Outbox(options.state / "outbox", self._on_lost)
         self._notices = Notices(machine, self._emit, time.time)
-        self._sensor, limits = self._sense(watch_list, machine)
+        subjects = Subjects(machine)
+        self._observing = Observing(subjects, self._notices, lambda: self.link.rouse())  # noqa: PLW0108 - there is no link yet
+        self._may_observe = watch_list is not None
+        self._sensor, limits = self._sense(watch_list, subjects)
         self._census, unseen = self._count(options)
         capabilities = kernel.capabilities()
         self._hello = _hello(identity, machine_id, capabilities, limits + unseen)
@@ -196,7 +202,13 @@ class Agent:
         self._released_file = options.state / RELEASED
         self._loop = asyncio.get_running_loop()
         self.link = Link(
-            options.address.trusting(options.state), identity, lambda: self._hello, self._on_welcome, self._on_message
+            options.address.trusting(options.state),
+            identity,
+            lambda: self._hello,
+            self._on_welcome,
+            self._on_message,
+            on_end=lambda: self._observing.ask(None),
+            more=self._observing.frame,
         )
 
     async def start(self) -> None:
@@ -220,6 +232,7 @@ class Agent:
         """Running commands end first; what they came to is in the ledger."""
         if self._sensor is not None:
             self._sensor.stop()
+        self._observing.stop()
         if self._census is not None:
             self._census.stop()
         for timer in (self._lease_timer, self._watch_timer, self._memory_timer):
@@ -228,18 +241,18 @@ class Agent:
         self._hands.shutdown(cancel_futures=True)
         self._outbox.close()
 
-    def _sense(self, watch_list: WatchList | None, machine: Subject) -> tuple[Sensor | None, tuple[str, ...]]:
+    def _sense(self, watch_list: WatchList | None, subjects: Subjects) -> tuple[Sensor | None, tuple[str, ...]]:
         if watch_list is None:
             return None, ("sensor: switched off",)
         try:
             connector = Connector()
         except ConnectorError as error:
-            return None, (f"sensor: {error}",)
-        sensor = Sensor(connector, watch_list, machine, self._emit, self._notices)
+            return None, (f"sensor: {error}", *socket_limits())
+        sensor = Sensor(connector, watch_list, subjects, self._emit, self._notices, self._observing)
         if not may_look_at_others():
             limit = f"sensor: only executions of user {os.geteuid()} are looked at, for lack of CAP_SYS_PTRACE"
-            return sensor, (limit,)
-        return sensor, ()
+            return sensor, (limit, *socket_limits())
+        return sensor, socket_limits()
 
     def _count(self, options: Options) -> tuple[Census | None, tuple[str, ...]]:
         if not options.containers:
@@ -275,6 +288,7 @@ class Agent:
         self._tell_isolated({})
         if self._census is not None:
             self._census.welcomed()
+        self._observe(welcome.observe)
 
     def _follow(self, statements: tuple[bytes, ...]) -> None:
         """Obey the key that follows the one that is pinned, if that one says so."""
@@ -300,8 +314,13 @@ class Agent:
                 self._outbox.acknowledge(ids)
             case Pause(paused=paused):
                 self._paused_by_controller = paused
+            case Observe() as observe:
+                self._observe(observe)
             case _:
                 raise LinkError(f"unexpected {type(message).__name__}")
+
+    def _observe(self, observe: Observe | None) -> None:
+        self._observing.ask(observe if self._may_observe else None)
 
     def _announce(self, envelope: bytes) -> None:
         command = self._verified(envelope)

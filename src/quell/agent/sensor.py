@@ -1,4 +1,4 @@
-"""Executions on this machine, and which of them are on the watch list.
+"""Executions on this machine: which of them are on the watch list, and those that the controller wants to be told of.
 
 The kernel reports an execution some hundred microseconds after it (quell.agent.connector). Everything is looked at
 from /proc while the process runs; a handle on it is opened first and kept, so that what a rule then asks for reaches
@@ -8,7 +8,6 @@ this very process. What ended before it could be read is counted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -19,13 +18,14 @@ from quell.agent import proc
 from quell.agent.connector import Connector
 from quell.agent.contents import Executable
 from quell.agent.events import Emit, Notices, incident
+from quell.agent.observing import Observing
 from quell.agent.pidfds import Pidfds
+from quell.agent.subjects import Subjects
+from quell.agent.users import user_name
 from quell.agent.watchlist import Circumstances, Execution, Hit, WatchList
-from quell.model.subject import Container, Pod, Subject
 
-#: Executions taken at one wake; between two such the loop does its other work.
-_AT_ONCE = 64
-_ARGUMENTS_BYTES = 4096
+#: Executions taken at one wake, which are two or three milliseconds; between two such the loop does its other work.
+_AT_ONCE = 16
 #: The start in /proc is rounded down to a clock tick; the kernel's stamp is not.
 _TICK_SECONDS = 1 / proc.HZ
 
@@ -47,13 +47,20 @@ class Sensor:
     """Runs on the event loop's thread from start() to stop(); kept() may be called from any."""
 
     def __init__(
-        self, connector: Connector, watch_list: WatchList, machine: Subject, emit: Emit, notices: Notices
+        self,
+        connector: Connector,
+        watch_list: WatchList,
+        subjects: Subjects,
+        emit: Emit,
+        notices: Notices,
+        observing: Observing,
     ) -> None:
         self._connector = connector
         self._watch_list = watch_list
-        self._machine = machine
+        self._subjects = subjects
         self._emit = emit
         self._notices = notices
+        self._observing = observing
         self._pidfds = Pidfds()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.counts = Counts()
@@ -74,7 +81,8 @@ class Sensor:
         return self._pidfds.kept
 
     def _readable(self) -> None:
-        self._pidfds.sweep()
+        for pid in self._pidfds.sweep():
+            self._observing.ended(pid)
         for pid, stamp in self._connector.read(_AT_ONCE):
             self.counts.seen += 1
             try:
@@ -85,6 +93,7 @@ class Sensor:
                 self.counts.vanished += 1
         if lost := self._connector.lost():
             self.counts.lost += lost
+            self._observing.lost(lost)
             self._notices.note(
                 "Sensor.Events.Lost",
                 "{count} executions were not seen: the kernel's messages came faster than read",
@@ -102,50 +111,45 @@ class Sensor:
         execution = _execution(pid, stat.name)
         if hits := self._watch_list.find(execution):
             self._judge(pid, stat, stamp, execution, hits)
+        if self._observing.executions:
+            self._observing.executed(pid, pidfd, stat, execution, _epoch(stamp))
 
     def _judge(self, pid: int, stat: proc.Stat, stamp: float, execution: Execution, hits: list[Hit]) -> None:
         facts = proc.read_process(pid)
-        if facts is None or facts.process.start_ticks != stat.start_ticks or facts.process.uid is None:
+        inhabitant = None if facts is None else self._subjects.of(facts)
+        process = None if inhabitant is None else inhabitant.subject.process
+        if inhabitant is None or process is None or process.start_ticks != stat.start_ticks or process.uid is None:
             raise ProcessLookupError(pid)
-        parent = proc.read_stat(stat.ppid)
-        parent_exe = None
-        with contextlib.suppress(OSError):
-            parent_exe = _exe(stat.ppid)[0]
+        parent = process.lineage[0] if process.lineage else None
         circumstances = Circumstances(
-            uid=facts.process.uid,
-            user=facts.process.user,
-            parent_name=parent.name if parent else None,
-            parent_exe=parent_exe,
+            uid=process.uid,
+            user=user_name(process.uid),  # the machine's name for it: a container could take any
+            parent_name=None if parent is None else parent.name,
+            parent_exe=None if parent is None else parent.exe,
         )
         hit = next((hit for hit in hits if not self._watch_list.is_allowed(hit, execution, circumstances)), None)
         if hit is None:
             return
         self.counts.suspicious += 1
-        container = Container(id=facts.container_id) if facts.container_id else None
-        subject = Subject(
-            node=self._machine.node,
-            machine_id=self._machine.machine_id,
-            container=container,
-            pod=Pod(uid=facts.pod_uid) if facts.pod_uid else None,
-            process=facts.process,
-        )
-        name = "Container.Suspicious.Process" if subject.is_workload else "Host.Suspicious.Process"
-        message = f"{facts.process.cmdline or facts.process.exe} is on the watch list: {hit.watch.name} ({hit.why})"
-        happened = time.time() - (time.monotonic() - stamp)
-        self._emit(*incident(name, happened, subject, message))
+        name = "Container.Suspicious.Process" if inhabitant.subject.is_workload else "Host.Suspicious.Process"
+        message = f"{process.cmdline or process.exe} is on the watch list: {hit.watch.name} ({hit.why})"
+        self._emit(*incident(name, _epoch(stamp), inhabitant.subject, message))
+
+
+def _epoch(stamp: float) -> float:
+    """A stamp of the kernel's in epoch seconds, by the clock as it is set now."""
+    return time.time() - (time.monotonic() - stamp)
 
 
 def _execution(pid: int, name: str) -> Execution:
-    folder = f"/proc/{pid}"
     exe, content = _exe(pid)
-    with open(f"{folder}/cmdline", "rb", buffering=0) as file:  # noqa: PTH123 - for each execution on the machine
-        arguments = file.read(_ARGUMENTS_BYTES).rstrip(b"\0").split(b"\0")
+    arguments = proc.read_arguments(pid)
     return Execution(
         exe=exe,
         name=name,
         arguments=tuple(argument.decode(errors="backslashreplace") for argument in arguments),
         content=content,
-        file=Executable.at(f"{folder}/exe"),
+        file=Executable.at(f"/proc/{pid}/exe"),
     )
 
 

@@ -12,6 +12,7 @@ Everything after Welcome may be repeated after a lost connection; ids make a rep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -130,6 +131,13 @@ class Observations(Struct, frozen=True, kw_only=True, tag="observations", omit_d
     lost: int = 0
 
 
+class _Packed(Struct, frozen=True, kw_only=True, tag="observations", omit_defaults=True):
+    """Observations, each of them encoded already."""
+
+    observations: tuple[msgspec.Raw, ...] = ()
+    lost: int = 0
+
+
 class Observe(Struct, frozen=True, kw_only=True, tag="observe", omit_defaults=True):
     """What the agent shall look at from now on, in place of what was asked before."""
 
@@ -208,6 +216,16 @@ _from_controller: msgspec.msgpack.Decoder[FromController] = msgspec.msgpack.Deco
 
 def encode(message: FromAgent | FromController) -> bytes:
     return _encoder.encode(message)
+
+
+def pack(observation: Observation) -> bytes:
+    """One of the observations of a frame, for pack_frame."""
+    return _encoder.encode(observation)
+
+
+def pack_frame(packed: Sequence[bytes], lost: int) -> bytes:
+    """The frame of one Observations message. Observations wait packed, so that what waits has a size."""
+    return _encoder.encode(_Packed(observations=tuple([msgspec.Raw(each) for each in packed]), lost=lost))
 
 
 def decode_from_agent(frame: bytes | str) -> FromAgent:

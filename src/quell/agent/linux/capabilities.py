@@ -7,6 +7,7 @@ from pathlib import Path
 
 from quell.agent.kernel import Capabilities
 from quell.agent.linux.namespace import rehearse
+from quell.agent.linux.sock_diag import Diag
 from quell.model.action import KillProcess, Quarantine, ReleaseQuarantine, ReniceProcess, word
 
 # linux/capability.h
@@ -49,6 +50,25 @@ def probe() -> Capabilities:
 def may_look_at_others() -> bool:
     """Whether the executables of other users' processes can be seen."""
     return bool(_held() >> _SYS_PTRACE & 1)
+
+
+def socket_limits() -> tuple[str, ...]:
+    """What of the sockets of workloads cannot be seen (quell.agent.sockets), and why, a sentence each."""
+    try:
+        diag = Diag()
+    except OSError as error:
+        return (f"observations: sockets cannot be seen: {error.strerror}",)
+    diag.close()
+    limits = []
+    if not diag.tells:
+        limits.append(
+            "observations: connections that come and go between two looks are not seen, for lack of CAP_NET_ADMIN"
+        )
+    if not _held() >> _SYS_ADMIN & 1:
+        limits.append("observations: sockets of other network namespaces are not seen, for lack of CAP_SYS_ADMIN")
+    if not may_look_at_others():
+        limits.append(f"observations: only processes and sockets of user {os.geteuid()}, for lack of CAP_SYS_PTRACE")
+    return tuple(limits)
 
 
 def _held() -> int:

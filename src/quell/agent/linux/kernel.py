@@ -6,7 +6,7 @@ import os
 import select
 import signal
 
-from quell.agent import proc
+from quell.agent import proc, users
 from quell.agent.kernel import Capabilities, Isolation, Look
 from quell.agent.linux import capabilities, namespace
 from quell.agent.proc import Facts
@@ -44,7 +44,7 @@ class LinuxKernel:
         return proc.read_process(pid, full=False)
 
     def names_of(self, uid: int, pid: int) -> frozenset[str]:
-        return proc.names_of(uid, pid)
+        return users.names_of(uid, pid)
 
     def wait_ended(self, process: int, timeout: float) -> bool:
         poll = select.poll()
