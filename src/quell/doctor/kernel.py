@@ -19,6 +19,7 @@ from quell.doctor.finding import Case, Found, missing, ok, warning
 #: linux/capability.h, and what the agent does with each.
 _NET_ADMIN, _SYS_ADMIN = 12, 21
 _CAPABILITIES = {
+    2: ("CAP_DAC_READ_SEARCH", "read executables and open files of other users"),
     5: ("CAP_KILL", "kill processes of other users"),
     _NET_ADMIN: ("CAP_NET_ADMIN", "quarantine, and watch executions"),
     19: ("CAP_SYS_PTRACE", "compare other users' executables before a kill"),
