@@ -75,6 +75,9 @@ def test_what_is_not_run_says_why() -> None:
         "README.md: make run     # start it here, watch a real netcat die and a namespace go dark, stay up": (
             "tests/docs/test_demo.py runs the demonstration, and make test is what runs this page"
         ),
+        "deploy.md: podman build -f deploy/container/Containerfile -t quell .": "fetches a base image",
+        "deploy.md: kubectl apply -k deploy/kubernetes": "needs a cluster",
+        "deploy.md: kubectl -n quell delete secret quell-join": "needs a cluster",
         "getting-started.md: python3 -m venv .venv && .venv/bin/pip install -c constraints.txt .": (
             "installs into the reader's environment"
         ),
