@@ -21,18 +21,20 @@ from msgspec import Struct
 from prometheus_client import Counter
 
 from quell.api.asgi import Receive, Scope, Send, header, peer, respond
-from quell.api.auth import Auth
+from quell.api.auth import Auth, Caller
 from quell.api.batch import Batch, split
-from quell.api.binding import Bound, OutOfBinding, implied
+from quell.api.binding import Bound, OutOfBinding, check, implied
 from quell.api.given import given
 from quell.api.problem import Refusal, refusal, unforeseen
 from quell.api.unpack import Disconnected, read_body, unpack
 from quell.detectors import POSTED, Detector, Divided
 from quell.detectors.context import NOTHING, Context, Part, Skipped
+from quell.detectors.falco_observation import FALCO, MARK, read_alert
 from quell.detectors.likeness import looks_like
 from quell.errors import EventError, QuellError
 from quell.ids import uuid7
 from quell.model.event import Event
+from quell.model.observation import Observation
 from quell.settings import Ingest as Limits
 from quell.storage.records import Reject
 
@@ -72,6 +74,8 @@ class Controller(Protocol):
 
     def ingest(self, events: Sequence[Event]) -> Awaitable[None]: ...
 
+    def observe(self, observations: Sequence[Observation], *, origin: str, sender: str) -> None: ...
+
     async def reject(self, rejects: Sequence[Reject]) -> None: ...
 
 
@@ -92,12 +96,15 @@ class Receipt(Struct, frozen=True, kw_only=True, omit_defaults=True):
     notes: list[str] = []
     #: What was sent beside events and is none, such as logs of flows: how often, by reason.
     skipped: dict[str, int] = {}
+    #: Of Falco: how many are observations, which are compared with policies and have no ids.
+    observed: int = 0
 
 
 class _Read(Struct):
     """What a request's body turned out to be."""
 
     events: list[Event] = []
+    observations: list[Observation] = []
     rejects: list[Reject] = []
     notes: list[str] = []
     skipped: dict[str, int] = {}
@@ -169,14 +176,21 @@ class Ingest:
             raise
         # From here to the store's queue nothing is awaited: ids made here stay in the order of the journal.
         if divided is None:
-            found = self._decode(detector, batch, scope)
+            found = _Read()
+            if MARK in text and detector.name == FALCO:
+                batch = self._watch(detector, batch, scope, caller, found)
+            self._decode(detector, batch, scope, found)
         elif len(text) <= _LARGE:
             found = self._divide(detector, divided, batch, context, scope)
         else:
             async with self._places:
                 found = await asyncio.to_thread(self._divide, detector, divided, batch, context, scope)
             found.events = [_renewed(event) for event in found.events]
-        several, ids = batch.several or len(found.rejects) > 1, [event.id for event in found.events]
+        several, ids, observed = batch.several or len(found.rejects) > 1, [event.id for event in found.events], 0
+        if found.observations:
+            # Before any event is taken: if there is no room for them the whole request is refused.
+            self._controller.observe(found.observations, origin=detector.name, sender=str(caller.actor))
+            observed = len(found.observations)
         written = self._controller.ingest(found.events) if found.events else None
         # Until the commit nothing of the events is held here: thousands that wait would push each other out of the caches.
         found.events = []
@@ -189,14 +203,35 @@ class Ingest:
         if found.skipped:
             SKIPPED.labels(detector.name).inc(sum(found.skipped.values()))
         rejected = [Rejected(line=r.line, reason=r.reason, position=r.position) for r in found.rejects]
-        if rejected and not ids and not found.skipped:
+        if rejected and not ids and not observed and not found.skipped:
             raise _nothing_taken(several, rejected, found.notes, forbidden=found.foreign == len(rejected))
-        return _encode(Receipt(ids=ids, rejected=rejected, notes=found.notes, skipped=found.skipped))
+        return _encode(Receipt(ids=ids, rejected=rejected, notes=found.notes, skipped=found.skipped, observed=observed))
 
-    def _decode(self, detector: Detector, batch: Batch, scope: Scope) -> _Read:
+    def _watch(self, detector: Detector, batch: Batch, scope: Scope, caller: Caller, found: _Read) -> Batch:
+        """The batch without what Falco saw of workloads, which is no event."""
+        received, rest = time.time(), list(batch.elements)
+        for number, line in batch.numbered():
+            if len(line) > self._limits.max_event:
+                continue  # refused below, whatever it is
+            try:
+                seen = read_alert(line, received=received)
+                if isinstance(seen, Observation) and caller.binding is not None:
+                    check(seen.subject, caller.binding, caller.name, "observation")
+            except EventError as error:
+                found.reject(scope, detector, number, error, line)
+            else:
+                if seen is None:
+                    continue
+                if isinstance(seen, Skipped):
+                    found.skipped[seen.reason] = found.skipped.get(seen.reason, 0) + 1
+                else:
+                    found.observations.append(seen)
+            rest[number - 1] = b""
+        return Batch(rest, several=batch.several)
+
+    def _decode(self, detector: Detector, batch: Batch, scope: Scope, found: _Read) -> None:
         """Each element is one event."""
         received = time.time()
-        found = _Read()
         events = found.events
         largest, decode = self._limits.max_event, detector.decode
         for number, line in batch.numbered():
@@ -206,7 +241,6 @@ class Ingest:
                 events.append(decode(line, id=None, received=received))
             except EventError as error:
                 found.reject(scope, detector, number, error, line)
-        return found
 
     def _divide(self, detector: Detector, divided: Divided, batch: Batch, context: Context, scope: Scope) -> _Read:
         """Each element is a document of several events."""

@@ -20,6 +20,7 @@ from msgspec import Struct, field
 from msgspec.structs import replace
 
 from quell.catalogue.mappings import catalogue_name
+from quell.detectors.falco_lineage import lineage_of
 from quell.detectors.form import ID
 from quell.detectors.line import read
 from quell.errors import EventError
@@ -158,6 +159,9 @@ class Falco:
             # Old releases of Falco do not say the source.
             if audit is None or (source is None and audit.user is None and audit.resource is None):
                 subject = _on_the_node(alert, fields)
+                # Whoever asks for more of the ancestors has asked for these as well.
+                if fields.process_ppid is not None and subject.process is not None and (above := lineage_of(line)):
+                    subject = replace(subject, process=replace(subject.process, lineage=above))
             else:
                 subject = _elsewhere(fields, audit)
             # The same text object each time: what is looked up by it then compares by identity.
