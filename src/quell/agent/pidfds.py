@@ -13,6 +13,8 @@ import select
 from collections import OrderedDict
 
 _MOST = 2048
+#: Ends taken in one go.
+_AT_ONCE = 64
 #: Descriptors left for everything else.
 _SPARE = 256
 
@@ -27,6 +29,8 @@ class Pidfds:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = most if soft == resource.RLIM_INFINITY else max(1, min(most, soft - _SPARE))
         self._held: OrderedDict[int, int] = OrderedDict()
+        #: The same the other way round.
+        self._pids: dict[int, int] = {}
         self._epoll = select.epoll()
 
     def hold(self, pid: int, pidfd: int) -> None:
@@ -36,6 +40,7 @@ class Pidfds:
         elif len(self._held) >= self._most:
             self._close(self._held.popitem(last=False)[1])
         self._held[pid] = pidfd
+        self._pids[pidfd] = pid
         self._epoll.register(pidfd, select.EPOLLIN)
 
     def kept(self, pid: int) -> int | None:
@@ -44,10 +49,12 @@ class Pidfds:
 
     def sweep(self) -> list[int]:
         """Close the handles of processes that have ended; which these are."""
-        ended = {pidfd for pidfd, _ in self._epoll.poll(0, self._most)}
-        pids = [pid for pid, pidfd in self._held.items() if pidfd in ended] if ended else []
-        for pid in pids:
-            self._close(self._held.pop(pid))
+        pids: list[int] = []
+        while ended := self._epoll.poll(0, _AT_ONCE):
+            for pidfd, _ in ended:
+                pid = self._pids[pidfd]
+                self._close(self._held.pop(pid))
+                pids.append(pid)
         return pids
 
     def __len__(self) -> int:
@@ -59,5 +66,6 @@ class Pidfds:
         self._epoll.close()
 
     def _close(self, pidfd: int) -> None:
+        del self._pids[pidfd]
         self._epoll.unregister(pidfd)
         os.close(pidfd)
