@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from tests.system.podman import Podman, missing, podman
 from tests.system.workloads import Service, Watching, process_of, service, watching
-from tests.unit.test_agent_runtime import ENVIRONMENT, Controller, command_line, controller, until
+from tests.unit.test_agent_runtime import ENVIRONMENT, UNPRIVILEGED, Controller, command_line, controller, until
 
 from quell.agent import proc
 from quell.channel import messages as m
@@ -40,6 +40,13 @@ if child == 0:
     os.write(1, b"%d\\n" % os.getpid())
     libc.pause()
 os.wait()
+"""
+#: Says on which port of the loopback it listens.
+LISTENS = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+sys.stdin.read()
 """
 
 
@@ -308,10 +315,13 @@ def executing(process: subprocess.Popen[bytes], name: str = "sleep") -> None:
 
 
 @asynccontextmanager
-async def agent(folder: Path, observe: m.Observe | None, *options: str) -> AsyncIterator[Linked]:
+async def agent(
+    folder: Path, observe: m.Observe | None, *options: str, before: Sequence[str] = ()
+) -> AsyncIterator[Linked]:
+    """before: words that start it."""
     async with controller(folder) as script:
         script.welcome = m.Welcome(observe=observe)
-        words = command_line(folder, script.port, "--no-containers", *options)
+        words = [*before, *command_line(folder, script.port, "--no-containers", *options)]
         process = await asyncio.create_subprocess_exec(*words, env=ENVIRONMENT)
         try:
             await script.linked()
@@ -357,6 +367,29 @@ def test_an_agent_without_a_sensor_observes_nothing(unit: Service, tmp_path: Pat
                 await linked.script.send(m.Pause(paused=False))
                 await asyncio.sleep(1)
             assert [each for each in linked.script.heard if isinstance(each, m.Observations)] == []
+
+    asyncio.run(scenario())
+
+
+def test_without_privileges_it_says_so_and_goes_on_with_the_rest(unit: Service, tmp_path: Path) -> None:
+    observe = m.Observe(executions=True, sockets=0.2)
+
+    async def scenario() -> None:
+        with unit.started(*UNPRIVILEGED, PYTHON, "-c", LISTENS) as own, unit.started("sleep", "60") as privileged:
+            executing(privileged)
+            assert own.stdout is not None
+            port = int(own.stdout.readline())
+            async with agent(tmp_path / "agent", observe, before=UNPRIVILEGED) as linked:
+                limits = " ".join(linked.script.hellos[0].limits)
+                assert "sensor: " in limits
+                for capability in ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE"):
+                    assert f"for lack of {capability}" in limits.partition("observations: ")[2]
+                await until(lambda: [each for each in linked.of(own.pid) if each.seen is Seen.LISTENING])
+                told = linked.of(own.pid)
+                assert (told[0].seen, process_of(told[0]).exe) == (Seen.RUNNING, PYTHON)
+                assert [(each.address, each.port) for each in told[1:]] == [("127.0.0.1", port)]
+                # What may not be looked at closely is told with what is known.
+                assert {process_of(each).exe for each in linked.of(privileged.pid)} <= {None}
 
     asyncio.run(scenario())
 

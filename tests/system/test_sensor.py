@@ -132,6 +132,10 @@ def test_netcat_and_all_facts_of_it() -> None:
                 assert (found.uid, found.user, found.pgid) == (0, "root", os.getpgid(process.pid))
                 assert found.ppid == os.getpid()
                 assert found.ancestors[0] == own_name()
+                assert [each.name for each in found.lineage] == list(found.ancestors)
+                assert (found.lineage[0].pid, found.lineage[0].user) == (os.getpid(), "root")
+                assert found.lineage[0].exe == real(sys.executable)
+                assert found.lineage[-1].pid == 1
                 assert found.content is None
 
     asyncio.run(scenario())
