@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,9 +23,11 @@ import pytest
 from quell.agent.executor import Executor
 from quell.agent.ledger import Ledger
 from quell.agent.linux import namespace
+from quell.agent.linux.addresses import default_gateways
 from quell.agent.linux.kernel import LinuxKernel
 from quell.agent.linux.namespace import within
-from quell.agent.linux.nftables import INET, Message, Nftables, closing, ours
+from quell.agent.linux.nftables import INET, Message, Nftables, ours
+from quell.agent.linux.tables import Openings, closing
 from quell.agent.proc import HZ, read_process
 from quell.agent.protected import Protected
 from quell.agent.quarantine import sweep
@@ -185,12 +188,12 @@ class Datagrams:
 class Frames:
     """Raw Ethernet frames both ways by packet sockets, which no filter on IP sees."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: Pair, device: str = "eth0") -> None:
         self.sockets = [
             pair.socket(side, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE)) for side in (0, 1)
         ]
         for each in self.sockets:
-            each.bind(("eth0", ETHERTYPE))
+            each.bind((device, ETHERTYPE))
 
     def send(self, sender: int) -> bytes:
         mark = os.urandom(8)
@@ -449,6 +452,174 @@ def test_release_all_needs_no_record(tmp_path: Path, pair: Pair) -> None:
     assert sweep(Here()) == ()
 
 
+class Node:
+    """A cable from the pair's first namespace to the machine's own, as a pod has one to its node."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        number = (os.getpid() + next(_count)) % 250
+        self._device = f"quell{os.getpid() % 10**6}n{number}"
+        self.here, self.there = ((f"10.79.{number}.{host}", f"fd79:{number}::{host}") for host in (1, 2))
+        self._sockets = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        name = self._pair.names[0]
+        ip("link", "add", self._device, "type", "veth", "peer", "name", "eth1", "netns", name)
+        for where, device, addresses in (((), self._device, self.here), (("-n", name), "eth1", self.there)):
+            for address, length in zip(addresses, ("24", "64"), strict=True):
+                ip(*where, "address", "add", f"{address}/{length}", "dev", device, *("nodad",) * (":" in address))
+            ip(*where, "link", "set", device, "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sockets.close()
+        subprocess.run(["ip", "link", "del", self._device], check=False, capture_output=True)
+
+    def forget_neighbours(self) -> None:
+        ip("neigh", "flush", "dev", self._device)
+        ip("-n", self._pair.names[0], "neigh", "flush", "dev", "eth1")
+
+    def serve(self, port: int) -> None:
+        """In the pod, over IPv4 and IPv6."""
+        server = self._pair.socket(0, socket.AF_INET6, socket.SOCK_STREAM)
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        server.bind(("::", port))
+        server.listen()
+
+    def probe(self, port: int, address: str, *, side: int | None = None, wait: float = ARRIVES) -> socket.socket | None:
+        """A connection to the pod from its node, or from a side of the pair."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        made = socket.socket(family) if side is None else self._pair.socket(side, family, socket.SOCK_STREAM)
+        self._sockets.callback(made.close)
+        made.settimeout(wait)
+        try:
+            made.connect((address, port))
+        except OSError:
+            return None
+        return made
+
+
+@pytest.fixture
+def node(pair: Pair) -> Iterator[Node]:
+    with Node(pair) as node:
+        yield node
+
+
+def looked(executor: Executor) -> list[str]:
+    return executor.look(released=False).reclosed
+
+
+def test_probes_of_the_node_pass_and_nothing_else(executor: Executor, pair: Pair, node: Node) -> None:
+    node.serve(8080)
+    node.serve(8081)
+    channels = everything(pair)
+    before = pair.ruleset()
+    cut = node.probe(8081, node.there[0])
+    assert cut is not None
+    outcome = isolate(executor, pair, probe_ports=(8080,))
+    assert (outcome.status, outcome.facts["probe_ports"]) == (DONE, [8080])
+    for _ in range(2):
+        node.forget_neighbours()
+        for address in node.there:
+            assert node.probe(8080, address, wait=10) is not None
+            assert node.probe(8081, address, wait=0.3) is None
+        assert none_passes(channels)
+        for address in ("10.77.0.1", "fd77::1"):
+            assert node.probe(8080, address, side=1, wait=0.3) is None, "it is not the node"
+        # Somebody in the container opens it; what closes it again leaves the same open.
+        kernel = LinuxKernel()
+        assert kernel.release(pair.files[0])
+        assert looked(executor) == [f"netns:{pair.inode}"]
+    with contextlib.suppress(OSError):
+        cut.sendall(b"x")
+    outcome = isolate(executor, pair, Quarantine(strict=True))
+    assert "probe_ports" not in outcome.facts
+    assert "TCP port 8080" in str(outcome.facts["warning"])
+    assert node.probe(8080, node.there[0], wait=0.3) is None
+    assert release(executor, pair).status is DONE
+    assert node.probe(8081, node.there[1]) is not None
+    assert all_pass(channels)
+    assert pair.ruleset() == before
+
+
+def test_a_gateway_that_is_not_the_node_is_found_and_not_let_in(executor: Executor, pair: Pair, node: Node) -> None:
+    """A container may set its own routes, and so choose who that is."""
+    for address in ("10.77.0.2", "fd77::2"):
+        ip("-n", pair.names[0], "route", "add", "default", "via", address)
+    assert {*map(str, within(pair.files[0], default_gateways))} == {"10.77.0.2", "fd77::2"}
+    assert {*node.here} <= {*map(str, namespace.node_addresses())}
+    node.serve(8080)
+    assert isolate(executor, pair, probe_ports=(8080,)).status is DONE
+    ip("-n", pair.names[1], "neigh", "flush", "dev", "eth0")
+    for address in ("10.77.0.1", "fd77::1"):
+        assert node.probe(8080, address, side=1, wait=0.3) is None
+    seen = ["ip", "-n", pair.names[1], "neigh", "show", "10.77.0.1"]
+    assert "lladdr" in subprocess.run(seen, check=True, capture_output=True, text=True).stdout
+    assert node.probe(8080, node.there[0], wait=10) is not None
+
+
+def test_a_probed_container_opens_no_connection_to_its_node(executor: Executor, pair: Pair, node: Node) -> None:
+    with socket.create_server((node.here[0], 0)) as server:
+        assert isolate(executor, pair, probe_ports=(8080,)).status is DONE
+        client = pair.socket(0, socket.AF_INET, socket.SOCK_STREAM)
+        client.bind((node.there[0], 8080))
+        client.settimeout(0.3)
+        with pytest.raises(OSError, match=r"time|permitted|Permission"):
+            client.connect(server.getsockname())
+        datagram = pair.socket(0, socket.AF_INET, socket.SOCK_DGRAM)
+        datagram.bind((node.there[0], 8080))
+        with pytest.raises(PermissionError):
+            datagram.sendto(b"x", (node.here[0], 8080))
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        "flush ruleset",
+        "delete table netdev quell",
+        "insert rule inet quell input accept",
+        "add element inet quell ports { 22 }",
+        "delete chain netdev quell egress0",
+        "add chain inet quell input { policy accept; }",
+        "add table inet quell { flags dormant; }",
+    ],
+)
+def test_whatever_is_changed_is_undone_and_told(executor: Executor, pair: Pair, deed: str) -> None:
+    channels = everything(pair)
+    assert isolate(executor, pair, probe_ports=(8080,)).status is DONE
+    assert looked(executor) == []
+    tamper(pair, deed)
+    assert looked(executor) == [f"netns:{pair.inode}"]
+    assert none_passes(channels)
+    assert looked(executor) == []
+
+
+def tamper(pair: Pair, deed: str) -> None:
+    if shutil.which("nft") is None:
+        pytest.skip("needs nft to tamper")
+    enter = ["nsenter", f"--net=/run/netns/{pair.names[0]}", "nft", deed]
+    subprocess.run(enter, check=True)
+
+
+def test_what_others_change_of_their_own_is_no_tampering(executor: Executor, pair: Pair) -> None:
+    assert isolate(executor, pair, probe_ports=(8080,)).status is DONE
+    for deed in ("add table inet theirs", "add chain inet theirs input { type filter hook input priority 0; }"):
+        tamper(pair, deed)
+        assert looked(executor) == []
+
+
+def test_an_interface_that_comes_later_is_closed_to_frames_too(executor: Executor, pair: Pair) -> None:
+    assert isolate(executor, pair).status is DONE
+    first, second = pair.names
+    ip("-n", first, "link", "add", "late0", "type", "veth", "peer", "name", "late0", "netns", second)
+    for name in pair.names:
+        ip("-n", name, "link", "set", "late0", "up")
+    frames = Frames(pair, "late0")
+    assert passes(frames, 0, ARRIVES), "link layer only, until the agent looks"
+    assert looked(executor) == [], "nobody has opened anything"
+    assert none_passes([frames])
+
+
 @pytest.fixture
 def control_group() -> Iterator[Callable[[str], Path]]:
     """Makes control groups that have a container's name."""
@@ -503,6 +674,26 @@ def test_a_container_is_found_by_its_control_group_and_a_private_namespace_hides
         subject = NetworkTarget(node="n", key="x", container_id=os.urandom(32).hex(), seen=time.time())
         assert executor.execute(order(Quarantine(), subject)).status is GONE
         executor.ledger.close()
+
+
+@pytest.mark.parametrize(("link", "egress"), [(True, True), (True, False), (False, False)])
+def test_probes_pass_on_a_kernel_that_lacks_a_hook_too(pair: Pair, node: Node, link: bool, egress: bool) -> None:
+    node.serve(8080)
+    node.serve(8081)
+    openings = Openings((8080,), tuple(map(ip_address, node.here)))
+
+    def close() -> None:
+        with Nftables() as nftables:
+            more = {"strict": False, "link": link, "egress": egress}
+            nftables.run(closing("quell", ("eth0", "eth1"), openings=openings, **more))
+
+    channels = [Datagrams(pair, socket.AF_INET), Datagrams(pair, socket.AF_INET6)]
+    within(pair.files[0], close)
+    node.forget_neighbours()
+    for address in node.there:
+        assert node.probe(8080, address, wait=10) is not None
+        assert node.probe(8081, address, wait=0.3) is None
+    assert none_passes(channels)
 
 
 @pytest.mark.parametrize(("link", "egress"), [(True, False), (False, False)])

@@ -33,6 +33,24 @@ def open_(rig: Rig, issued: float) -> Command:
     return rig.command(ReleaseQuarantine(), TARGET, issued=issued)
 
 
+def test_ports_of_probes_stay_open_until_it_is_strict(rig: Rig) -> None:
+    def closed() -> list[tuple[bool, tuple[int, ...]]]:
+        found = [(deed.strict, deed.ports) for deed in rig.kernel.deeds if deed.netns == POD_NET]
+        rig.kernel.deeds.clear()
+        return found
+
+    probed = msgspec.structs.replace(TARGET, probe_ports=(8080,))
+    outcome = rig.executor.execute(rig.command(Quarantine(), probed, issued=NOW))
+    assert outcome.facts["probe_ports"] == [8080]
+    assert closed() == [(False, (8080,))]
+    rig.restart()
+    assert rig.executor.execute(close(rig, NOW + 1)).status is DONE, "one that knows of none closes none"
+    assert closed() == [(False, (8080,))]
+    outcome = rig.executor.execute(rig.command(Quarantine(strict=True), probed, issued=NOW + 2))
+    assert "TCP port 8080" in str(outcome.facts["warning"])
+    assert closed() == [(True, ())]
+
+
 def test_a_release_that_was_overtaken_by_a_new_quarantine_opens_nothing(rig: Rig) -> None:
     assert rig.executor.execute(close(rig, NOW)).status is DONE
     late = open_(rig, NOW + 1)

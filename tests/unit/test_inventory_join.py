@@ -66,6 +66,16 @@ def test_agent_and_kubernetes_together_say_all() -> None:
     assert found.sources == (AGENT, KUBERNETES)
 
 
+@pytest.mark.parametrize(("source", "ports"), [(KUBERNETES, (8080,)), (AGENT, ()), (EVENT, ())])
+def test_only_kubernetes_is_believed_about_probes(source: str, ports: tuple[int, ...]) -> None:
+    inventory = Inventory()
+    took(inventory, source, msgspec.structs.replace(POD, probe_ports=(8080,)))
+    assert known(inventory).probe_ports == ports
+    pod = inventory.pod("uid-1", None, None)
+    assert pod is not None
+    assert pod.probe_ports == ports
+
+
 @pytest.mark.parametrize("first", [AGENT, KUBERNETES])
 def test_the_order_in_which_sources_speak_makes_no_difference(first: str) -> None:
     told = {

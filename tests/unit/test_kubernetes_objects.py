@@ -119,6 +119,32 @@ def test_a_pod_with_its_containers() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("probe", "ports"),
+    [
+        ({"httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTPS"}}, (8080,)),
+        ({"tcpSocket": {"port": "http"}}, (8443,)),
+        ({"tcpSocket": {"port": "9000"}}, (9000,)),
+        ({"grpc": {"port": 50051, "service": ""}}, (50051,)),
+        ({"httpGet": {"port": "unknown"}}, ()),
+        ({"httpGet": {"host": "10.0.0.9", "port": 8080}}, ()),
+        ({"exec": {"command": ["true"]}}, ()),
+        ({"tcpSocket": {"port": 70000}}, ()),
+        (None, ()),
+    ],
+)
+@pytest.mark.parametrize("kind", ["livenessProbe", "startupProbe"])
+def test_the_ports_of_a_pod_that_its_node_probes(
+    probe: dict[str, Any] | None, ports: tuple[int, ...], kind: str
+) -> None:
+    thing = objects.pod("web", "shop")
+    thing["spec"]["containers"][0] |= {kind: probe, "ports": [{"name": "http", "containerPort": 8443}]}
+    thing["spec"]["containers"][0]["readinessProbe"] = {"tcpSocket": {"port": 1}}
+    assert read(Pod, thing).seen().probe_ports == ports
+    thing["spec"]["initContainers"] = [{"name": "side", "restartPolicy": "Always", kind: {"tcpSocket": {"port": 22}}}]
+    assert read(Pod, thing).seen().probe_ports == (22, *ports)
+
+
 def test_a_pod_that_was_only_just_asked_for() -> None:
     """No node, no status, and null where Go has an empty list."""
     thing = {"metadata": {"name": "new", "namespace": "shop", "uid": "u-3"}, "spec": {"containers": None}}

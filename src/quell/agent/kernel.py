@@ -17,6 +17,8 @@ class Isolation(Struct, frozen=True, kw_only=True):
     interfaces: tuple[str, ...]
     #: What still passes and why, for people; empty: nothing does.
     limits: tuple[str, ...] = ()
+    #: TCP ports that stay open to the machine itself.
+    ports: tuple[int, ...] = ()
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -26,6 +28,10 @@ class Look(Struct, frozen=True, kw_only=True):
     cookie: int
     #: It is closed by Quell.
     closed: bool
+    #: What closes it is as it was made; False: somebody has changed it.
+    intact: bool = True
+    #: It closes every interface there is now, as far as this process knows; False: close it again to be sure.
+    complete: bool = True
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
@@ -91,8 +97,11 @@ class Kernel(Protocol):
     def look(self, namespace: int) -> Look:
         """Whether a network namespace is closed, and which it is. Nothing is changed."""
 
-    def isolate(self, namespace: int, *, strict: bool) -> Isolation:
-        """Close it: nothing in, nothing out, at any layer. Its loopback stays open unless strict. Again: the same, anew."""
+    def isolate(self, namespace: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
+        """Close it: nothing in, nothing out, at any layer. Again: the same, anew.
+
+        Unless strict its loopback stays open, and so do these TCP ports for the machine's own addresses.
+        """
 
     def release(self, namespace: int, *, cookie: int = 0) -> bool:
         """Open it again, undoing isolate and nothing else. False: it was not closed, or is not the one of this cookie."""

@@ -44,6 +44,8 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True
     #: Inode of each network namespace, and the kernel's number for it (0: not known).
     namespaces: tuple[tuple[int, int], ...]
     strict: bool = False
+    #: TCP ports open to the machine's own addresses, unless strict.
+    ports: tuple[int, ...] = ()
     #: Epoch seconds at which this agent opens it again by itself; None: only when told.
     until: float | None = None
     #: When the newest command that closed it was issued, epoch seconds by the controller's clock.

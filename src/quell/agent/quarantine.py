@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from enum import Enum, auto
 from typing import NamedTuple
 
 from quell.agent.identity import SHORTEST_ID
@@ -34,11 +35,31 @@ class Opened(NamedTuple):
 
 class Looked(NamedTuple):
     """Keys of quarantines that have ended by themselves, and why (quell.channel.messages.Isolated); and keys of those
-    that somebody had opened and that were closed again.
+    that somebody had opened, in whole or in part, and that were closed again.
     """
 
     ended: dict[str, str]
     reclosed: list[str]
+
+
+class _Form(NamedTuple):
+    """How a namespace is closed: the strictest that any quarantine of it asks for, with the ports of all of them."""
+
+    strict: bool = False
+    ports: tuple[int, ...] = ()
+
+    def joined(self, closed: Closed) -> _Form:
+        return _Form(self.strict or closed.strict, tuple(sorted({*self.ports, *closed.ports})))
+
+
+class _State(Enum):
+    """Of a namespace that is recorded as closed."""
+
+    CLOSED = auto()
+    #: Closed, but not as it was made.
+    CHANGED = auto()
+    OPEN = auto()
+    GONE = auto()
 
 
 class Quarantines:
@@ -69,12 +90,12 @@ class Quarantines:
                 if self._ledger.opened(target.key) > command.issued:
                     raise Refused(Reason.STALE, "a later command has released it")
                 issued = max(command.issued, before.issued if before else 0.0)
-                wanted = _closed(action, target.key, ((inode, 0) for inode in handles), before, now, issued)
+                wanted = _closed(action, target, ((inode, 0) for inode in handles), before, now, issued)
                 self._ledger.begin(command, wanted)
                 point("agent.before-action")
                 try:
                     done = {
-                        inode: self._kernel.isolate(handle, strict=self._strict(inode) or wanted.strict)
+                        inode: self._isolate(handle, self._form(inode).joined(wanted))
                         for inode, handle in handles.items()
                     }
                 except OSError:
@@ -85,8 +106,8 @@ class Quarantines:
                 for handle in handles.values():
                     self._kernel.close(handle)
         cookies = ((inode, each.cookie) for inode, each in done.items())
-        closed = _closed(action, target.key, cookies, before, now, issued)
-        return _told(done), closed
+        closed = _closed(action, target, cookies, before, now, issued)
+        return _told(done, closed), closed
 
     def open(self, target: NetworkTarget, issued: float = 0.0) -> Opened:
         """Open what is closed under the target's key. issued: when that was ordered; Refused if it was closed later."""
@@ -130,28 +151,30 @@ class Quarantines:
             for closed in self._ledger.closed():
                 left = [(inode, cookie) for inode, cookie in closed.namespaces if inode in present]
                 states = [self._look(inode, cookie, closed, reclose=not released) for inode, cookie in left]
-                if not any(state is not None for state in states):
+                if all(state is _State.GONE for state in states):
                     self._ledger.note(closed.key)
                     found.ended[closed.key] = "gone"
-                elif released and not any(state for state in states):
+                elif released and not any(state in (_State.CLOSED, _State.CHANGED) for state in states):
                     self._ledger.note(closed.key)
                     found.ended[closed.key] = "released"
-                elif False in states:
+                elif _State.OPEN in states or _State.CHANGED in states:
                     found.reclosed.append(closed.key)
         return found
 
-    def _look(self, inode: int, cookie: int, closed: Closed, *, reclose: bool) -> bool | None:
-        """Whether a namespace is closed; None: it is not there any more. reclose: close it where it is not."""
+    def _look(self, inode: int, cookie: int, closed: Closed, *, reclose: bool) -> _State:
+        """What is left of it. reclose: close it where it is not closed as it was, or not on every interface."""
         handle = self._kernel.find_namespace(inode)
         if handle is None:
-            return None
+            return _State.GONE
         try:
             seen = self._kernel.look(handle)
             if cookie not in (0, seen.cookie):
-                return None
-            if not seen.closed and reclose:
-                self._kernel.isolate(handle, strict=self._strict(inode) or closed.strict)
-            return seen.closed
+                return _State.GONE
+            if reclose and not (seen.closed and seen.intact and seen.complete):
+                self._isolate(handle, self._form(inode).joined(closed))
+            if not seen.closed:
+                return _State.OPEN
+            return _State.CLOSED if seen.intact else _State.CHANGED
         finally:
             self._kernel.close(handle)
 
@@ -166,17 +189,20 @@ class Quarantines:
     def _closed(self, key: str) -> Closed | None:
         return next((each for each in self._ledger.closed() if each.key == key), None)
 
-    def _held(self, *, except_key: str) -> dict[int, bool]:
-        """Inodes closed under other keys, and whether strictly."""
-        held: dict[int, bool] = {}
+    def _held(self, *, except_key: str) -> dict[int, _Form]:
+        """Inodes closed under other keys, and how."""
+        held: dict[int, _Form] = {}
         for each in self._ledger.closed():
             if each.key != except_key:
                 for inode, _ in each.namespaces:
-                    held[inode] = held.get(inode, False) or each.strict
+                    held[inode] = held.get(inode, _Form()).joined(each)
         return held
 
-    def _strict(self, inode: int) -> bool:
-        return self._held(except_key="").get(inode, False)
+    def _form(self, inode: int) -> _Form:
+        return self._held(except_key="").get(inode, _Form())
+
+    def _isolate(self, handle: int, form: _Form) -> Isolation:
+        return self._kernel.isolate(handle, strict=form.strict, ports=form.ports)
 
     def _open(self, closed: Closed) -> Opened:
         done = Opened([], [], [])
@@ -188,7 +214,7 @@ class Quarantines:
                 continue
             try:
                 if inode in held:
-                    self._kernel.isolate(handle, strict=held[inode])
+                    self._isolate(handle, held[inode])
                     done.held.append(inode)
                 elif self._kernel.release(handle, cookie=cookie):
                     done.opened.append(inode)
@@ -335,7 +361,7 @@ def _belongs(facts: Facts, target: NetworkTarget) -> bool:
 
 def _closed(
     action: Quarantine,
-    key: str,
+    target: NetworkTarget,
     namespaces: Iterable[tuple[int, int]],
     before: Closed | None,
     now: float,
@@ -350,20 +376,29 @@ def _closed(
         for inode, cookie in before.namespaces:
             inodes[inode] = inodes.get(inode) or cookie
     return Closed(
-        key=key,
+        key=target.key,
         boot_id=boot_id(),
         namespaces=tuple(inodes.items()),
         strict=action.strict or (before is not None and before.strict),
+        ports=tuple(sorted({*target.probe_ports, *(before.ports if before is not None else ())})),
         until=until,
         issued=issued,
     )
 
 
-def _told(done: dict[int, Isolation]) -> Told:
+def _told(done: dict[int, Isolation], closed: Closed) -> Told:
     told: Told = {
         "namespaces": list(done),
         "interfaces": " ".join(name for each in done.values() for name in each.interfaces),
     }
     if limits := sorted({limit for each in done.values() for limit in each.limits}):
         told["limits"] = "; ".join(limits)
+    if ports := sorted({port for each in done.values() for port in each.ports}):
+        told["probe_ports"] = ports
+    if closed.ports and not ports:
+        why = "it is strict" if closed.strict else "they could not be kept open here"
+        told["warning"] = (
+            f"the pod's probes (TCP port {', '.join(map(str, closed.ports))}) do not get through, because {why}: "
+            "Kubernetes will restart its containers"
+        )
     return told

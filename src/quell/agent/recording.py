@@ -25,6 +25,7 @@ class Deed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     start_ticks: int | None = None
     netns: int | None = None
     strict: bool = False
+    ports: tuple[int, ...] = ()
     priority: int | None = None
 
 
@@ -155,11 +156,12 @@ class RecordingKernel:
         netns = self.inode(namespace)
         return Look(cookie=netns, closed=netns in self._closed)
 
-    def isolate(self, namespace: int, *, strict: bool) -> Isolation:
+    def isolate(self, namespace: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
         netns = self.inode(namespace)
+        left = () if strict else ports
         self._closed[netns] = strict
-        self.deeds.append(Deed(action=word(Quarantine), netns=netns, strict=strict))
-        return Isolation(cookie=netns, interfaces=(), limits=("everything: this is a dry run",))
+        self.deeds.append(Deed(action=word(Quarantine), netns=netns, strict=strict, ports=left))
+        return Isolation(cookie=netns, interfaces=(), limits=("everything: this is a dry run",), ports=left)
 
     def release(self, namespace: int, *, cookie: int = 0) -> bool:
         netns = self.inode(namespace)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from quell.agent.connector import Connector, ConnectorError
 from quell.agent.linux.namespace import within
-from quell.agent.linux.nftables import Nftables, closing, free_name
+from quell.agent.linux.nftables import Nftables, free_name
+from quell.agent.linux.tables import closing
 from quell.doctor.finding import Case, Found, missing, ok, warning
 
 #: linux/capability.h, and what the agent does with each.

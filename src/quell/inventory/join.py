@@ -93,10 +93,12 @@ def join(identifier: str, sources: Sources) -> Workload | None:
     image_id = _first(runtime, lambda container: container.image_id)
     host_networks = {each.sighting.host_network for each in runtime if isinstance(each.sighting, ContainerSeen)}
     labels, service = _first(runtime, lambda container: container.labels), None
+    probe_ports: tuple[int, ...] = ()
     if isinstance(pod, PodSeen):
         namespace, labels = pod.namespace, pod.labels
         if found is not None and found.rank is Rank.KUBERNETES:
             host_networks.add(pod.host_network)
+            probe_ports = pod.probe_ports
             service = sources.service(cluster, pod) or pod.owner_name or pod.name
     elif pod_uid is not None:
         labels = None
@@ -117,6 +119,7 @@ def join(identifier: str, sources: Sources) -> Workload | None:
         pod_uid=pod_uid,
         sandbox=_first(runtime, lambda container: container.sandbox),
         host_network=True if True in host_networks else False if False in host_networks else None,
+        probe_ports=probe_ports,
         runtime=_first(runtime, lambda container: container.runtime),
         pid=_first(runtime, lambda container: container.pid),
         started=_first(runtime, lambda container: container.started),
@@ -154,6 +157,7 @@ def join_pod(uid: str, sources: Sources) -> Workload | None:
         pod_name=pod.name,
         pod_uid=uid,
         host_network=pod.host_network if from_kubernetes else None,
+        probe_ports=pod.probe_ports if from_kubernetes else (),
         sources=told_by,
         taught_by=best.source.partition("/")[2] if best.rank is Rank.EVENT else "",
     )

@@ -63,6 +63,8 @@ class PodSeen(Struct, frozen=True, gc=False, kw_only=True, tag="pod", omit_defau
     addresses: tuple[str, ...] = ()
     host_network: bool = False
     containers: tuple[ContainerSeen, ...] = ()
+    #: TCP ports of its liveness and startup probes: where they get no answer, its node restarts it.
+    probe_ports: tuple[int, ...] = ()
 
 
 class NamespaceSeen(Struct, frozen=True, gc=False, kw_only=True, tag="namespace", omit_defaults=True):

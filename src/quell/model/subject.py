@@ -114,6 +114,8 @@ class NetworkTarget(Struct, frozen=True, gc=False, kw_only=True, tag="network", 
     process: Process | None = None
     netns: int | None = None
     seen: float | None = None
+    #: TCP ports on which its node probes the pod; they stay open to the node's own addresses, unless strict.
+    probe_ports: tuple[int, ...] = ()
 
 
 class PodTarget(Struct, frozen=True, gc=False, kw_only=True, tag="pod", omit_defaults=True):

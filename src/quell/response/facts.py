@@ -94,6 +94,8 @@ class Workload(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     #: Owner of the network namespace that it shares; None: its own.
     sandbox: str | None = None
     host_network: bool | None = None
+    #: TCP ports of its pod's liveness and startup probes, as Kubernetes says.
+    probe_ports: tuple[int, ...] = ()
     runtime: str | None = None
     #: Its first process, on its node.
     pid: int | None = None

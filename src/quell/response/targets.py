@@ -227,8 +227,20 @@ def _network(event: Event, details: Decoded, state: State) -> Aim:
         process=process,
         netns=netns,
         seen=event.time,
+        probe_ports=_probe_ports(subject, state),
     )
     return Aim(target, subject, agent, refusal)
+
+
+def _probe_ports(subject: Subject, state: State) -> tuple[int, ...]:
+    """On which the pod's node probes it; only Kubernetes says so, never an event."""
+    pod = None if subject.pod is None else subject.pod.uid
+    if subject.container is not None:
+        known = state.workloads.get(subject.container.id)
+        return known.probe_ports if known is not None and known.pod_uid in (None, pod) else ()
+    if pod is None:
+        return ()
+    return next((each.probe_ports for each in state.workloads.values() if each.pod_uid == pod), ())
 
 
 def _shares_host_network(container: Container | None, netns: int | None, host_netns: int | None) -> bool:

@@ -104,8 +104,8 @@ class LinuxKernel:
     def look(self, opened: int) -> Look:
         return namespace.look(opened)
 
-    def isolate(self, opened: int, *, strict: bool) -> Isolation:
-        return namespace.isolate(opened, strict=strict)
+    def isolate(self, opened: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
+        return namespace.isolate(opened, strict=strict, ports=ports)
 
     def release(self, opened: int, *, cookie: int = 0) -> bool:
         return namespace.release(opened, cookie=cookie)

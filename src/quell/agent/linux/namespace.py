@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol, TypeVar, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 
 from quell.agent import proc
 from quell.agent.kernel import Isolation, Look
-from quell.agent.linux.nftables import Nftables, closing, free_name, ours, removal
+from quell.agent.linux.addresses import IPAddress, default_gateways, own_addresses
+from quell.agent.linux.nftables import Nftables, free_name, ours, removal
+from quell.agent.linux.tables import Openings, closing
 
 _CLONE_NEWNET = 0x40000000
 #: Where ip-netns, CNI plug-ins, Docker and Podman mount namespaces that shall outlive their processes.
@@ -31,6 +33,22 @@ _NO_EGRESS = (
     "this kernel has no egress hook (Linux 5.16): link-layer frames from a packet socket, ARP apart, still leave"
 )
 _NO_NETDEV = "this kernel has no netdev tables: link-layer frames of a packet socket, ARP apart, still pass"
+
+
+class _Made(NamedTuple):
+    """What closing a namespace left behind; what differs from it later, somebody has done."""
+
+    generation: int
+    contents: bytes
+    interfaces: list[tuple[int, str]]
+
+
+#: By cookie, of the namespaces closed since this process began. Only the visitor touches it.
+_made: dict[int, _Made] = {}
+
+#: By inode: where it was found last. What is isolated is looked at every half second.
+_found: dict[int, str] = {}
+_MOST_FOUND = 10_000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _Result = TypeVar("_Result")
@@ -90,17 +108,42 @@ def _enter(namespace: int | None) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def isolate(namespace: int, *, strict: bool) -> Isolation:
-    """Close it, replacing what an earlier call made, in one transaction."""
-    return within(namespace, lambda: _close(strict=strict, list_interfaces=_interfaces))
+def isolate(namespace: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
+    """Close it, replacing what an earlier call made, in one transaction. ports: open to the node, unless strict."""
+    node = node_addresses() if ports and not strict else ()
+    return within(
+        namespace, lambda: _close(strict=strict, list_interfaces=_interfaces, ports=ports if node else (), node=node)
+    )
+
+
+def node_addresses() -> tuple[IPAddress, ...]:
+    """The machine's own: those of pid 1's network namespace, or of ours where that one is not to be seen."""
+    try:
+        namespace = os.open("/proc/1/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        namespace = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return within(namespace, own_addresses)
+    finally:
+        os.close(namespace)
 
 
 def look(namespace: int) -> Look:
-    """Which one it is, and whether what isolate made is there."""
+    """Which one it is, and whether what isolate made is there, as it made it, on every interface."""
 
     def work() -> Look:
         with _nftables() as nftables:
-            return Look(cookie=nftables.cookie(), closed=bool(ours(nftables.tables())))
+            cookie, tables = nftables.cookie(), ours(nftables.tables())
+            made = _made.get(cookie) if cookie else None
+            if made is None or not tables:
+                return Look(cookie=cookie, closed=bool(tables), complete=not cookie)
+            complete, generation = socket.if_nameindex() == made.interfaces, nftables.generation()
+            if generation and generation == made.generation:
+                return Look(cookie=cookie, closed=True, complete=complete)
+            intact = nftables.contents(tables) == made.contents
+            if intact:  # what was changed is not ours
+                _made[cookie] = made._replace(generation=generation)
+            return Look(cookie=cookie, closed=True, intact=intact, complete=complete)
 
     return within(namespace, work)
 
@@ -134,6 +177,9 @@ def find(netns: int) -> int | None:
         except OSError:
             continue
         if os.fstat(file).st_ino == netns:
+            if len(_found) >= _MOST_FOUND:
+                _found.clear()
+            _found[netns] = path
             return file
         os.close(file)
     return None
@@ -145,17 +191,34 @@ def reachable() -> set[int]:
     return found | {inode for inode, _ in _mounted()}
 
 
-def _close(*, strict: bool, list_interfaces: Callable[[], list[str]]) -> Isolation:
+def _close(
+    *,
+    strict: bool,
+    list_interfaces: Callable[[], list[str]],
+    ports: tuple[int, ...] = (),
+    node: tuple[IPAddress, ...] = (),
+) -> Isolation:
+    openings = Openings(ports, node, default_gateways()) if ports else None
     with _nftables() as nftables:
         tables = nftables.tables()
         away, name = removal(ours(tables)), free_name(tables)
 
         def close(interfaces: list[str], *, link: bool, egress: bool) -> None:
-            nftables.run([*away, *closing(name, tuple(interfaces), strict=strict, link=link, egress=egress)])
+            made = closing(name, tuple(interfaces), strict=strict, link=link, egress=egress, openings=openings)
+            nftables.run([*away, *made])
 
-        interfaces, limits = _close_as_far_as_possible(close, list_interfaces)
+        present = socket.if_nameindex()
+        try:
+            interfaces, limits = _close_as_far_as_possible(close, list_interfaces)
+        except OSError:
+            if openings is None:
+                raise
+            openings, ports = None, ()  # better all of it than nothing
+            interfaces, limits = _close_as_far_as_possible(close, list_interfaces)
+        if cookie := nftables.cookie():
+            _made[cookie] = _Made(nftables.generation(), nftables.contents(ours(nftables.tables())), present)
         shown = tuple(os.fsencode(each).decode(errors="backslashreplace") for each in interfaces)
-        return Isolation(cookie=nftables.cookie(), interfaces=shown, limits=limits)
+        return Isolation(cookie=cookie, interfaces=shown, limits=limits, ports=ports)
 
 
 @contextlib.contextmanager
@@ -203,6 +266,7 @@ def _release(cookie: int) -> bool:
         away = removal(ours(nftables.tables()))
         if away:
             nftables.run(away)
+        _made.pop(nftables.cookie(), None)
         return bool(away)
 
 
@@ -212,6 +276,8 @@ def _interfaces() -> list[str]:
 
 
 def _paths(netns: int) -> Iterator[str]:
+    if (path := _found.get(netns)) is not None:
+        yield path
     for pid in proc.pids():
         if proc.netns(pid) == netns:
             yield f"/proc/{pid}/ns/net"

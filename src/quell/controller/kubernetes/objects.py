@@ -95,9 +95,45 @@ class Service(Struct, frozen=True, gc=False):
         )
 
 
-class Container(Struct, frozen=True, gc=False):
+class ContainerPort(Struct, frozen=True, gc=False, rename="camel"):
+    name: str = ""
+    container_port: int = 0
+    protocol: str = "TCP"
+
+
+class Handler(Struct, frozen=True, gc=False):
+    """How a probe asks over the network. port: a number, or the name of one of the container's ports."""
+
+    port: int | str = 0
+    host: str | None = None
+
+
+class Probe(Struct, frozen=True, gc=False, rename="camel"):
+    http_get: Handler | None = None
+    tcp_socket: Handler | None = None
+    grpc: Handler | None = None
+
+    def ports(self, container: Container) -> list[int]:
+        """TCP ports of the pod that it asks; none where it asks another host."""
+        handlers = [each for each in (self.http_get, self.tcp_socket, self.grpc) if each is not None and not each.host]
+        found = (_port(each.port, container) for each in handlers)
+        return [port for port in found if 0 < port < 1 << 16]
+
+
+class Container(Struct, frozen=True, gc=False, rename="camel"):
     name: str = ""
     image: str = ""
+    ports: tuple[ContainerPort, ...] | None = None
+    liveness_probe: Probe | None = None
+    startup_probe: Probe | None = None
+
+
+def _port(asked: int | str, container: Container) -> int:
+    """0: it is the name of no port. A name is one of the same container, else a number written as text."""
+    if isinstance(asked, int):
+        return asked
+    named = next((each.container_port for each in container.ports or () if each.name == asked), 0)
+    return named or (int(asked) if asked.isascii() and asked.isdecimal() else 0)
 
 
 class PodSpec(Struct, frozen=True, gc=False, rename="camel"):
@@ -161,6 +197,22 @@ class Pod(Struct, frozen=True, gc=False):
             addresses=tuple(one.ip for one in status.pod_ips or ()),
             host_network=spec.host_network,
             containers=tuple(self._containers()),
+            probe_ports=self._probe_ports(),
+        )
+
+    def _probe_ports(self) -> tuple[int, ...]:
+        """Of the probes whose failing restarts a container; a readiness probe's does not."""
+        return tuple(
+            sorted(
+                {
+                    port
+                    for some in (self.spec.containers, self.spec.init_containers)
+                    for container in some or ()
+                    for probe in (container.liveness_probe, container.startup_probe)
+                    if probe is not None
+                    for port in probe.ports(container)
+                }
+            )
         )
 
     def _containers(self) -> list[ContainerSeen]:
