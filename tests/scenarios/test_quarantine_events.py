@@ -24,6 +24,7 @@ from quell.model.decision import FlagClass, Outcome, OutcomeStatus, Reason, Stat
 from quell.model.details import PlainDetails
 from quell.model.event import Event
 from quell.model.explanation import Explanation
+from quell.model.sighting import ContainerSeen, NodeSeen, PodSeen, Sightings
 from quell.model.subject import NetworkTarget
 from quell.response.facts import Phase
 from quell.settings import Settings
@@ -331,6 +332,36 @@ def test_what_an_agent_ended_without_a_command(tmp_path: Path, why: str | None, 
         assert place.phase is None
 
     run(tmp_path, scenario, again)
+
+
+@pytest.mark.parametrize("subject", [{}, {"container": None, "pod": {"name": "web-1", "uid": "uid-1"}}])
+def test_ports_that_the_node_probes_are_in_the_signed_command(tmp_path: Path, subject: dict[str, Any]) -> None:
+    async def scenario(place: Place) -> None:
+        inside = ContainerSeen(id=WEB, name="web", node="n1")
+        pod = PodSeen(uid="uid-1", name="web-1", namespace="shop", node="n1", containers=(inside,), probe_ports=(8080,))
+        place.controller.take_sightings(Sightings(source="kubernetes/prod", seen=(NodeSeen(name="n1"), pod)))
+        await place.rules(RULES)
+        await place.until(lambda: WEB in place.controller.state.workloads)
+        told = await place.event("e1", **subject)
+        (record,) = told.decision.actions
+        assert isinstance(record.target, NetworkTarget)
+        assert (record.target.key, record.target.probe_ports) == ("uid-1", (8080,))
+
+    run(tmp_path, scenario)
+
+
+def test_who_tampers_with_an_isolation_is_told_of(tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        await place.rules(RULES)
+        await place.event("e1")
+        await place.report("e1/0")
+        place.controller.told_of_isolation(HELLO, Isolated(closed=(WEB,), tampered={WEB: 3, "other": 1}))
+        assert place.phase is Phase.ISOLATED
+        (told,) = await place.own_soon("Quarantine.Tampered")
+        assert (plain(told).rules, plain(told).quarantine) == ((8,), WEB)
+        assert "3 times" in plain(told).message
+
+    run(tmp_path, scenario)
 
 
 @pytest.mark.parametrize("status", [FAILED, REFUSED, EXPIRED])

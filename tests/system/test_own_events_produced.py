@@ -334,8 +334,10 @@ def isolation(folder: Path) -> set[str]:
             wanted = {"workload": "c2" * 32, "node": NODE}
             admin.post("/v1/quarantines", json=wanted).raise_for_status()
             agent.report(Outcome(id=agent.ordered().id, status=OutcomeStatus.DONE, time=time.time()))
+            agent.say(Isolated(closed=("c2" * 32,), tampered={"c2" * 32: 1}))
+            wait_for(admin, "Quarantine.Tampered")
             agent.say(Isolated(ended={"c2" * 32: "gone"}))
-            isolated = ("Container.Quarantined", "Container.Unquarantined")
+            isolated = ("Container.Quarantined", "Container.Unquarantined", "Quarantine.Tampered")
             return wait_for(admin, *isolated, "Quarantine.Release", "Quarantine.Request", "Quarantine.Ended")
 
 
@@ -401,6 +403,7 @@ PROVOKED: dict[str, Callable[[Path], set[str]]] = {
     "Quarantine.Release": isolation,
     "Quarantine.Request": isolation,
     "Quarantine.Ended": isolation,
+    "Quarantine.Tampered": isolation,
     "Approval.Granted": approvals,
     "Breaker.Reset": approvals,
     "Container.Events.Omitted": groups_and_crash_loops,

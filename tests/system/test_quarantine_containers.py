@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -381,6 +382,25 @@ def test_a_lease_ends_alone_and_a_person_on_the_machine_ends_it(place: Place) ->
         assert cable.is_open
         assert not (place.quell.folder / "agent" / RELEASED).exists()
         place.told_soon("Container.Unquarantined", 2)
+
+
+def test_a_container_that_flushes_its_tables_is_isolated_again_within_a_second(place: Place) -> None:
+    place.rule()
+    web = place.run("--cap-add", "NET_ADMIN")
+    with place.cable(web) as cable:
+        place.isolated(web)
+        assert cable.is_closed
+        if shutil.which("nft") is None:
+            pytest.skip("needs nft to tamper")
+        flushed = time.monotonic()
+        subprocess.run(["nsenter", f"--net=/proc/{place.pid(web)}/ns/net", "nft", "flush", "ruleset"], check=True)
+        kernel = LinuxKernel()
+        wait_for(lambda: kernel.look(cable.files[0]).closed, what="the isolation anew")
+        assert time.monotonic() - flushed < 1.5, "a second, and what this test itself takes"
+        assert cable.is_closed
+        [told] = place.told_soon("Quarantine.Tampered")
+        assert told["details"]["quarantine"] == web
+        assert [each["phase"] for each in place.held()] == ["isolated"]
 
 
 def test_what_a_person_may_not_isolate(place: Place) -> None:

@@ -77,6 +77,11 @@ class Link:
         self._wake = asyncio.Event()
         self._connection: ClientConnection | None = None
 
+    @property
+    def is_up(self) -> bool:
+        """Whether what is sent now goes anywhere."""
+        return self._connection is not None
+
     def send(self, message: FromAgent) -> None:
         """Queue a message, in order. Never blocks."""
         if self._connection is None:

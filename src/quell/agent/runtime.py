@@ -76,7 +76,7 @@ _MEMORY_SECONDS = 30.0
 _PRESSURE = (90.0, 600.0)
 #: What is isolated is looked at this often, or as seldom as keeps it below a hundredth of the time; the controller is
 #: told of it this often at least.
-_WATCH, _WATCH_SHARE, _TELL = 1.0, 100.0, 60.0
+_WATCH, _WATCH_SHARE, _TELL = 0.5, 100.0, 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 _T = TypeVar("_T")
@@ -199,6 +199,9 @@ class Agent:
         self._pressure = memory.Pressure(*_PRESSURE)
         self._watch_timer: asyncio.TimerHandle | None = None
         self._told = 0.0
+        #: By key: how often somebody tampered with it since the controller was told, and when that was (monotonic).
+        self._tampered: dict[str, int] = {}
+        self._tampered_told: dict[str, float] = {}
         self._released_file = options.state / RELEASED
         self._loop = asyncio.get_running_loop()
         self.link = Link(
@@ -420,8 +423,10 @@ class Agent:
 
     def _watch(self) -> None:
         """In a thread: what ended without a command, and what somebody opened behind our back."""
-        started = time.monotonic()
+        # By the wall a look takes long where the machine is busy, and what is opened would stay open longer.
+        started = time.thread_time()
         ended: dict[str, str] = {}
+        reclosed: list[str] = []
         try:
             released = self._released_file.exists()
             ended, reclosed = self._executor.look(released=released)
@@ -430,21 +435,33 @@ class Agent:
             for key, why in ended.items():
                 _log.info("a quarantine ended by itself", quarantine=key, why=why)
             for key in reclosed:
-                _log.warning("a quarantine that somebody had opened was closed again", quarantine=key)
+                _log.warning("a quarantine that somebody had opened or changed was closed again", quarantine=key)
         except (OSError, StoreError) as error:
             _log.error("what is isolated could not be looked at", error=str(error))
-        took = time.monotonic() - started
-        self._loop.call_soon_threadsafe(self._watched, ended, max(_WATCH, took * _WATCH_SHARE))
+        took = time.thread_time() - started
+        self._loop.call_soon_threadsafe(self._watched, ended, reclosed, max(_WATCH, took * _WATCH_SHARE))
 
-    def _watched(self, ended: dict[str, str], wait: float) -> None:
+    def _watched(self, ended: dict[str, str], reclosed: list[str], wait: float) -> None:
         self._watch_timer = None
-        if ended or time.monotonic() - self._told >= _TELL:
+        for key in reclosed:
+            self._tampered[key] = self._tampered.get(key, 0) + 1
+        if ended or self._untold() or time.monotonic() - self._told >= _TELL:
             self._tell_isolated(ended)
         self._plan_watch(wait)
 
+    def _untold(self) -> dict[str, int]:
+        """With what somebody tampered; who does so all the time is told of once a minute."""
+        since = time.monotonic() - _TELL
+        return {key: count for key, count in self._tampered.items() if self._tampered_told.get(key, since) <= since}
+
     def _tell_isolated(self, ended: dict[str, str]) -> None:
         self._told = time.monotonic()
-        self.link.send(Isolated(closed=self._executor.closed(), ended=ended))
+        closed, tampered = self._executor.closed(), self._untold() if self.link.is_up else {}
+        for key in tampered:
+            del self._tampered[key]
+            self._tampered_told[key] = self._told
+        self._tampered_told = {key: at for key, at in self._tampered_told.items() if key in closed}
+        self.link.send(Isolated(closed=closed, ended=ended, tampered=tampered))
 
 
 async def _identity(options: Options) -> Identity:

@@ -97,8 +97,8 @@ class Reported(Struct, frozen=True, kw_only=True, tag="reported"):
 
 
 class Isolated(Struct, frozen=True, kw_only=True, tag="isolated", omit_defaults=True):
-    """Which quarantines the agent keeps in force: after each Welcome, whenever one ends without a command, and now and
-    then. Not acknowledged.
+    """Which quarantines the agent keeps in force: after each Welcome, whenever one ends without a command or somebody
+    tampers with it, and now and then. Not acknowledged.
     """
 
     #: By their keys.
@@ -106,6 +106,9 @@ class Isolated(Struct, frozen=True, kw_only=True, tag="isolated", omit_defaults=
     #: Those that ended since it was last said, and why: gone (the namespace is), lease (it ran out), released (by a
     #: person on the machine).
     ended: dict[str, str] = {}
+    #: Those that somebody opened or changed behind the agent's back since it was last said, and how often; they are
+    #: isolated again.
+    tampered: dict[str, int] = {}
 
 
 class Seen(Struct, frozen=True, kw_only=True, tag="seen", omit_defaults=True):

@@ -54,6 +54,8 @@ from quell.storage.store import Store
 RELEASE = "Quarantine.Release"
 #: The agent found that there is nothing isolated any more.
 ENDED = "Quarantine.Ended"
+#: The agent found that somebody had opened or changed what isolates a namespace, and isolated it again.
+TAMPERED = "Quarantine.Tampered"
 
 _ENDS = {
     "gone": "its network namespace is gone",
@@ -360,6 +362,19 @@ class Isolation:
         for change in changes:
             if isinstance(change, QuarantineEnded):
                 self._ended(change, message.ended.get(change.key, ""), now)
+        for key, count in message.tampered.items():
+            held = self._state.quarantines.get(key)
+            if held is not None and held.agent == agent:
+                self._tampered(held, count, now)
+
+    def _tampered(self, held: Quarantined, count: int, now: float) -> None:
+        key, name = held.target.key, self._name(held)
+        times = "" if count == 1 else f", {count} times since this was last told"
+        said = f"{name}: somebody opened or changed its isolation on the machine{times}; it is isolated again"
+        _log.warning("somebody tampered with a quarantine", quarantine=key, count=count)
+        begun = self._store.event(held.cause) if held.cause else None
+        subject = subject_of(held.target, None if begun is None else as_decided(begun))
+        self._make(own_event(uuid7(now), TAMPERED, subject, said, now, now, **about(key, [*held.holders])))
 
     def _ended(self, change: QuarantineEnded, why: str, now: float) -> None:
         held = self._state.quarantines[change.key]
