@@ -20,6 +20,8 @@ POINTS = (
     "kubernetes.after-send",
     "webhook.before-send",
     "webhook.after-send",
+    "traces.before-commit",
+    "traces.after-commit",
     "documents.before-commit",
     "documents.after-commit",
     "agent.ledger-before-write",

@@ -47,6 +47,7 @@ class Unit(StrEnum):
     OBSERVATIONS = "observations"
     DEVIATIONS = "deviations"
     FINGERPRINTS = "fingerprints"
+    TRACES = "traces"
 
 
 _EXAMPLES = {Unit.NAMES: "kube-system", Unit.NETWORKS: "10.0.0.0/8", Unit.HOSTS: "quell.example"}

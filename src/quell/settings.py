@@ -15,6 +15,7 @@ from quell.controller.guardian_settings import GuardianSettings
 from quell.controller.kubernetes.settings import KubernetesSettings
 from quell.controller.own_settings import OwnEventSettings
 from quell.controller.syslog.settings import SyslogSettings
+from quell.controller.trace_settings import TraceSettings
 from quell.durations import parse_duration
 from quell.response.state import Safety
 from quell.setting import Setting, Unit, declared, read_age, read_budget, setting
@@ -536,6 +537,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     kubernetes: KubernetesSettings = KubernetesSettings()
     own_events: OwnEventSettings = OwnEventSettings()
     guardian: GuardianSettings = GuardianSettings()
+    traces: TraceSettings = TraceSettings()
 
     def value(self, name: str) -> object:
         """Of a setting by its name, such as safety.paused."""

@@ -19,7 +19,9 @@ from tests.contracts.versions import DATA, NEWEST, NUMBERS, build
 
 from quell.detectors import DETECTORS
 from quell.errors import StoreError
+from quell.model.action import Severity
 from quell.model.decision import OutcomeStatus
+from quell.model.flag import Acknowledgement
 from quell.model.sighting import NodeSeen
 from quell.serve import serving
 from quell.settings import Journal, Server, Settings
@@ -31,6 +33,7 @@ from quell.storage import (
     deviations,
     documents,
     fingerprints,
+    flags,
     idempotency,
     inventory,
     join_tokens,
@@ -41,6 +44,7 @@ from quell.storage import (
     sessions,
     summary,
     tokens,
+    traces,
     users,
 )
 from quell.storage.changes import Change
@@ -67,7 +71,7 @@ def first(store: Store) -> None:
     assert [store.event(stored.id) for stored in everything] == everything
     assert [item.id for item in store.outbox()] == ["given-1/0/kill/rule/8"]
     assert [outcome.status for outcome in store.outcomes("given-0/0/kill")] == [OutcomeStatus.DONE]
-    assert [flag.id for flag in store.flags(10)] == ["given-1/0/no-agent/rule/8", "given-1/1"]
+    assert [flag.id for flag in store.flags(10)][-2:] == ["given-1/0/no-agent/rule/8", "given-1/1"]
     snapshot, changes = store.restore()
     assert snapshot is not None
     assert b"refusals" in snapshot
@@ -179,6 +183,22 @@ def deviating(store: Store) -> None:
     assert (kept.kind, kept.name, kept.body) == ("image", "docker.io/library/nginx:1.27", b"\x80")
 
 
+def traced(store: Store) -> None:
+    kept = store.read(lambda connection: flags.get(connection, "given-11/0"))
+    assert kept is not None
+    assert (kept.flag.repeats, kept.flag.last) == (2, WRITTEN + 60)
+    assert kept.acknowledged == Acknowledgement(by="user/ann", time=WRITTEN, note="known")
+    [trace] = store.read(traces.open_ones)
+    assert (trace.id, trace.score) == (kept.trace, 20.0)
+    assert [process.name for process in trace.processes] == ["nc", "sh", "systemd"]
+    # What the columns say of the flags of the first version is read from them.
+    found = store.read(lambda connection: flags.search(connection, flags.Bounds(red=True), lambda _: True, limit=10))
+    assert [each.flag.id for each in found.flags] == ["given-11/0", "given-1/1"]
+    ops = flags.Bounds(red=False, severities=frozenset((Severity.MEDIUM,)), acknowledged=False)
+    found = store.read(lambda connection: flags.search(connection, ops, lambda _: True, limit=10))
+    assert [each.flag.id for each in found.flags] == ["given-1/0/no-agent/rule/8"]
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -190,6 +210,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     8: summed,
     9: ordered,
     10: deviating,
+    11: traced,
 }
 
 

@@ -31,6 +31,7 @@ from quell.model.decision import (
     QuarantineHeld,
     QuarantineLetGo,
     Reason,
+    Repetition,
     Status,
 )
 from quell.model.event import Category, Event, Level
@@ -268,6 +269,17 @@ def test_the_same_id_twice_is_one_event_and_its_first_decision(store: Store) -> 
     assert [one.id for one in store.outbox()] == ["id/1", "other/1"]
     assert [one.id for one in store.flags(10)] == ["id/2"]
     assert list(store.restore()[1]) == [first.decision, other.decision]
+
+
+def test_a_repetition_counts_on_the_flag_that_it_repeats(store: Store) -> None:
+    append(store, entry("a", flags=(flag("a/0", NOW), flag("a/1", NOW))))
+    for n in range(1, 4):
+        append(store, entry(f"b{n}", flags=(Repetition(flag="a/0", time=NOW + n),)))
+    # The same event again, a flag that is long gone, and the same flag again change nothing.
+    append(store, entry("b1", flags=(Repetition(flag="a/0", time=NOW + 9),)))
+    append(store, entry("c", flags=(Repetition(flag="gone/0", time=NOW), flag("a/1", NOW))))
+    found = {one.id: (one.count, one.repeats, one.last) for one in store.flags(10)}
+    assert found == {"a/0": (1, 3, NOW + 3), "a/1": (1, 0, None)}
 
 
 def test_known_ids_are_those_on_disk_given_or_generated(store: Store) -> None:

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 from live import Live, live
 from msgspec import Struct
+from running import wait_for
 
 FILE = Path(__file__).parents[2] / "src/quell/api/data/examples.json"
 
@@ -210,6 +211,10 @@ EVE = {
 }
 
 
+#: That which the flag of EVENT opens.
+TRACE = "/v1/traces/ee42304015ffbb4c"
+
+
 class Step(Struct, frozen=True):
     """One request. operation "": only for what follows. body: JSON, or a document's text."""
 
@@ -232,7 +237,16 @@ STEPS = (
     Step("events", "GET", "/v1/events?limit=1"),
     Step("event", "GET", "/v1/events/detector-7-4711"),
     Step("list_notifications", "GET", "/v1/notifications/security-events?limit=1&level=%3E%3DError"),
-    Step("flags", "GET", "/v1/flags"),
+    Step("list_flags", "GET", "/v1/flags"),
+    Step("flag", "GET", "/v1/flags/detector-7-4711/0"),
+    Step(
+        "acknowledge_flags", "POST", "/v1/flags/acknowledge", {"ids": ["detector-7-4711/0"], "note": "a test of ours"}
+    ),
+    Step("unacknowledge_flags", "POST", "/v1/flags/unacknowledge", {"ids": ["detector-7-4711/0"]}),
+    Step("list_traces", "GET", "/v1/traces"),
+    Step("trace", "GET", TRACE),
+    Step("close_trace", "POST", f"{TRACE}/close", {"note": "a test of ours"}),
+    Step("reopen_trace", "POST", f"{TRACE}/reopen", {}),
     Step("rejects", "GET", "/v1/rejects"),
     Step("documents", "GET", "/v1/documents?kind=Group"),
     Step("document", "GET", "/v1/documents/Group/shop"),
@@ -373,6 +387,9 @@ def record(server: Live) -> dict[str, dict[str, Any]]:
     join = checksum = ""
     with server.client("admin") as admin:
         for step in STEPS:
+            if step.operation == "list_traces":
+                # It is made of the flag once that is on disk.
+                wait_for(lambda: admin.get(TRACE).is_success, what="the trace")
             body = step.body
             if step.operation == "enrol":
                 body = {**body, "token": join}

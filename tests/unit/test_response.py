@@ -50,7 +50,7 @@ from quell.model.rule import Criterion, Group, Mode, Rule, Webhook, WebhookFilte
 from quell.model.subject import Container, NetworkTarget, Pod, PodTarget, Process, ProcessTarget, Subject
 from quell.response import refusals
 from quell.response.commands import commands
-from quell.response.flags import flags
+from quell.response.flags import flags, repeated
 from quell.response.quarantine import let_go, run_out
 from quell.response.state import AgentFacts, ClusterFacts, Safety, State, Workload
 
@@ -468,6 +468,30 @@ def test_a_hold_raises_one_red_flag_an_hour_with_a_count() -> None:
     assert later.count == 3
 
 
+def test_what_is_not_flagged_again_counts_on_the_flag_that_was() -> None:
+    engine = Engine(rule(KillProcess(), max_age=1e6), safety=Safety(budget_rule=(1, 9000.0)))
+    engine.take(event())
+    told = [[one.flag for one in repeated(engine.take(event(n=n), NOW + n))] for n in (1, 2, 3)]
+    assert told == [[], ["e1/0/budget/rule/8"], ["e1/0/budget/rule/8"]]
+    # It stays so over a restart; the next that is raised is the one that counts from then on.
+    engine.state = State.restore(engine.state.snapshot(), engine.state.safety)
+    engine.state.set_agents([agent()])
+    assert [one.flag for one in repeated(engine.take(event(n=4), NOW + 4))] == ["e1/0/budget/rule/8"]
+    assert repeated(engine.take(event(n=5), NOW + 3602)) == []
+    assert [one.flag for one in repeated(engine.take(event(n=6), NOW + 3603))] == ["e5/0/budget/rule/8"]
+
+
+def test_a_flag_in_its_cooldown_counts_on_the_one_before() -> None:
+    engine = Engine(rule(MakeOpsFlag(severity=Severity.LOW), MakeRedFlag(severity=Severity.HIGH), cooldown=30.0))
+    first, again = engine.take(event()), engine.take(event(n=1), NOW + 3)
+    assert [record.repeats for record in again.actions] == [record.id for record in first.actions]
+    assert [(one.flag, one.time) for one in repeated(again)] == [("e0/0", NOW + 3), ("e0/1", NOW + 3)]
+    assert flags(again, event(n=1)) == []
+    assert repeated(engine.take(event(n=2, subject=number(2)), NOW + 4)) == []
+    assert repeated(engine.take(event(n=3), NOW + 31)) == []
+    assert [one.flag for one in repeated(engine.take(event(n=4), NOW + 32))] == ["e3/0", "e3/1"]
+
+
 def test_refusals_raise_an_ops_flag_but_not_all() -> None:
     engine = Engine(rule(KillProcess()), rule(KillProcess(), number=9, max_age=1e6))
     made = event(time=None)
@@ -730,6 +754,15 @@ def test_a_checksum_is_flagged_once_an_hour() -> None:
     told = [deviation(Deviation(policy="p", checksum=checksum), n=n) for n, checksum in enumerate("aab")]
     assert [engine.one(made).reason for made in told] == [None, Reason.COOLDOWN, None]
     assert engine.one(deviation(Deviation(policy="p", checksum="a"), n=5), NOW + 3601).status is Status.GRANTED
+
+
+def test_two_flags_of_one_policy_and_deviation_are_counted_each() -> None:
+    engine = Engine(policies=(policy(actions=tuple(MakeRedFlag(severity=one) for one in Severity)[:2]),))
+    made = [deviation(Deviation(policy="p", checksum="a"), n=n) for n in range(3)]
+    first = engine.take(made[0])
+    assert [record.status for record in first.actions] == [Status.GRANTED, Status.GRANTED]
+    for one in made[1:]:
+        assert [each.flag for each in repeated(engine.take(one, NOW + 5))] == ["e0/0", "e0/1"]
 
 
 def test_a_policy_in_audit_makes_no_flag() -> None:

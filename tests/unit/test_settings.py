@@ -75,6 +75,8 @@ DEFAULTS: dict[str, Any] = {
     "own_events.containers": "120/1m",
     "own_events.memory_threshold": 90,
     "own_events.memory_pause": "10m",
+    "traces.quiet": "1h",
+    "traces.most": 5000,
     "guardian.observe": "on",
     "guardian.sockets": "10s",
     "guardian.queue": 20_000,

@@ -258,16 +258,17 @@ def test_a_process_of_a_closed_trace_is_forgotten_and_one_of_an_open_one_is_not(
     assert groups(traces) == [["e2", "e6", "e7"]]
 
 
-def test_a_closed_trace_is_opened_again_and_is_one_with_what_came_since() -> None:
+@pytest.mark.parametrize(("since", "depth"), [(50, 1), (40, 0), (30, 1)])
+def test_a_closed_trace_is_opened_again_and_is_one_with_what_came_since(since: int, depth: int) -> None:
     traces = taken(flag(1, seen(40)))
     [first] = stored(traces).values()
     traces.close(first.id, NOW + 5, "user/ada", "looked at")
     [shut] = stored(traces).values()
     assert (shut.status, shut.closed_by, shut.note, shut.score) == (TraceStatus.CLOSED, "user/ada", "looked at", 20.0)
-    traces.take(flag(6, seen(50)))
+    traces.take(flag(6, seen(since)))
     assert traces.reopen(shut, NOW + 5000) == first.id
     [trace] = [trace for trace in stored(traces).values() if trace.status is TraceStatus.OPEN]
-    assert (trace.id, trace.flag_count, trace.depth, trace.note, trace.closed) == (first.id, 2, 1, "", None)
+    assert (trace.id, trace.flag_count, trace.depth, trace.note, trace.closed) == (first.id, 2, depth, "", None)
     traces.close_quiet(NOW + 8000)
     assert len(traces) == 1
     traces.close_quiet(NOW + 8601)

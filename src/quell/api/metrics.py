@@ -27,6 +27,7 @@ from quell.controller.rulebook import name_of
 from quell.controller.syslog.line import ReceiverStatus, State
 from quell.metrics import DECLARED, Declared
 from quell.model.rule import Rule
+from quell.model.trace import Priority
 from quell.storage import dead_letters, outbox
 from quell.storage.records import Statistics
 
@@ -61,6 +62,8 @@ def _gauge(name: str, text: str, read: Callable[[Asked], Figures | float], *labe
 def _counter(name: str, text: str, read: Callable[[Asked], Figures | float], *labels: str) -> Figure:
     return Figure(told=Declared(name=name, kind="counter", labels=labels, text=text), read=read)
 
+
+_NO_TRACES: Mapping[Priority | None, int] = dict.fromkeys((*Priority, None), 0)
 
 FIGURES = (
     _gauge(
@@ -152,6 +155,15 @@ FIGURES = (
         "quell_quarantines",
         "Workloads and processes that are isolated, or about to be.",
         lambda asked: len(asked.controller.state.quarantines),
+    ),
+    _gauge(
+        "quell_traces_open",
+        "Traces that flags may still join, by priority; suppressed: those that a policy hides.",
+        lambda asked: {
+            ("suppressed" if priority is None else priority.value.lower(),): count
+            for priority, count in {**_NO_TRACES, **asked.controller.traces.counts()}.items()
+        },
+        "priority",
     ),
     _counter(
         "quell_links_refused_total",

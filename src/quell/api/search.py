@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal, TypeVar
 
 from litestar.di import NamedDependency, Provide
@@ -40,37 +40,39 @@ Before = Annotated[
 ]
 
 
-def _moment(description: str) -> QueryParameter:
+def moment(description: str) -> QueryParameter:
+    """A time of the query."""
     return QueryParameter(description=description, max_length=64)
 
 
-def _several(description: str) -> QueryParameter:
+def several(description: str) -> QueryParameter:
+    """A filter that can be given several times."""
     return QueryParameter(description=f"{description} Several: any of them.", max_items=_VALUES)
 
 
 def filters(
     since: Annotated[
-        str | None, _moment("Received then or later: RFC 3339, so long ago (2h, 7d), or epoch seconds.")
+        str | None, moment("Received then or later: RFC 3339, so long ago (2h, 7d), or epoch seconds.")
     ] = None,
-    until: Annotated[str | None, _moment("Received before then, written as since.")] = None,
-    level: Annotated[Sequence[str], _several("A level, or >= and a level.")] = (),
-    name: Annotated[Sequence[str], _several("The detector's or the catalogue's name; no case; globs.")] = (),
-    category: Annotated[Sequence[str], _several("A category, such as security-event.")] = (),
-    kind: Annotated[Sequence[str], _several("Of security events: incident, threat or violation.")] = (),
-    group: Annotated[Sequence[str], _several("Members of a group, as rules see them now.")] = (),
+    until: Annotated[str | None, moment("Received before then, written as since.")] = None,
+    level: Annotated[Sequence[str], several("A level, or >= and a level.")] = (),
+    name: Annotated[Sequence[str], several("The detector's or the catalogue's name; no case; globs.")] = (),
+    category: Annotated[Sequence[str], several("A category, such as security-event.")] = (),
+    kind: Annotated[Sequence[str], several("Of security events: incident, threat or violation.")] = (),
+    group: Annotated[Sequence[str], several("Members of a group, as rules see them now.")] = (),
     workload: Annotated[
         Sequence[str],
-        _several(
+        several(
             "The first digits (6 or more) of a container's id, or a container's or pod's name, or a service; globs."
         ),
     ] = (),
-    namespace: Annotated[Sequence[str], _several("A namespace; globs.")] = (),
-    node: Annotated[Sequence[str], _several("A host's name; globs.")] = (),
-    image: Annotated[Sequence[str], _several("An image; globs.")] = (),
-    source: Annotated[Sequence[str], _several("A detector, such as falco; quell is Quell itself.")] = (),
-    rule: Annotated[Sequence[str], _several("Id or name of a rule or policy that the event matched.")] = (),
-    action: Annotated[Sequence[str], _several("The word of an action that was asked for.")] = (),
-    status: Annotated[Sequence[str], _several("What was decided of that action: granted, refused or held.")] = (),
+    namespace: Annotated[Sequence[str], several("A namespace; globs.")] = (),
+    node: Annotated[Sequence[str], several("A host's name; globs.")] = (),
+    image: Annotated[Sequence[str], several("An image; globs.")] = (),
+    source: Annotated[Sequence[str], several("A detector, such as falco; quell is Quell itself.")] = (),
+    rule: Annotated[Sequence[str], several("Id or name of a rule or policy that the event matched.")] = (),
+    action: Annotated[Sequence[str], several("The word of an action that was asked for.")] = (),
+    status: Annotated[Sequence[str], several("What was decided of that action: granted, refused or held.")] = (),
     text: Annotated[
         Sequence[str],
         QueryParameter(
@@ -85,15 +87,7 @@ def filters(
     ] = None,
 ) -> Wanted:
     """What the query of a request asks for. FilterError, where a time is none."""
-    now, problems = time.time(), []
-    moments: dict[str, float] = {}
-    for word, written in (("since", since), ("until", until)):
-        try:
-            if written is not None:
-                moments[word] = parse_moment(written, now)
-        except ValueError as error:
-            problems.append(Problem(file="", path=word, message=str(error), got=written or ""))
-    several = {
+    given = {
         "level": level,
         "name": name,
         "category": category,
@@ -109,21 +103,37 @@ def filters(
         "status": status,
         "text": text,
     }
-    for word, values in several.items():
-        if any(len(value) > _LENGTH or not value for value in values):
-            problems.append(Problem(file="", path=word, message=f"expected 1 to {_LENGTH} characters"))
-    if problems:
-        raise FilterError(problems)
+    first, last = checked(since, until, given)
     return Wanted(
         filter=Filter(
-            since=moments.get("since"),
-            until=moments.get("until"),
-            **{word: tuple(values) for word, values in several.items()},
+            since=first,
+            until=last,
+            **{word: tuple(values) for word, values in given.items()},
             decided=decided,
             include_suppressed=bool(include_suppressed),
         ),
         says_of_suppressed=include_suppressed is not None,
     )
+
+
+def checked(
+    since: str | None, until: str | None, values: Mapping[str, Sequence[str]]
+) -> tuple[float | None, float | None]:
+    """The two moments. FilterError, where one is none, or a value of a filter is empty or too long."""
+    now, problems = time.time(), []
+    moments: dict[str, float] = {}
+    for word, written in (("since", since), ("until", until)):
+        try:
+            if written is not None:
+                moments[word] = parse_moment(written, now)
+        except ValueError as error:
+            problems.append(Problem(file="", path=word, message=str(error), got=written or ""))
+    for word, several in values.items():
+        if any(len(value) > _LENGTH or not value for value in several):
+            problems.append(Problem(file="", path=word, message=f"expected 1 to {_LENGTH} characters"))
+    if problems:
+        raise FilterError(problems)
+    return moments.get("since"), moments.get("until")
 
 
 class Wanted(Struct, frozen=True, kw_only=True):

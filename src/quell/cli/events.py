@@ -124,7 +124,8 @@ def list_(
             columns = [(_WIDTHS.get(name, 0), show) for name, show in _COLUMNS.items()]
             print_following(follow(ask, limit), output, columns)
         else:
-            print_rows(search(ask, limit, before=before), output, _COLUMNS, empty="no events yet")
+            begin = partial(ask, before=before)
+            print_rows(search(ask, limit, begin=begin), output, _COLUMNS, empty="no events yet")
 
 
 def decided(event: Mapping[str, Any]) -> str:

@@ -31,12 +31,11 @@ _PAGE = 500
 class Ask(Protocol[Item]):
     """A page of a search."""
 
-    def __call__(
-        self, limit: int, *, cursor: str | None = None, before: str | None = None, oldest_first: bool = False
-    ) -> SearchPage[Item]: ...
+    def __call__(self, limit: int, *, cursor: str | None = None, oldest_first: bool = False) -> SearchPage[Item]: ...
 
 
-def _moment(text: str) -> float:
+def moment(text: str) -> float:
+    """The parser of an option that is a time."""
     try:
         return parse_moment(text, time.time())
     except ValueError as error:
@@ -47,11 +46,11 @@ def _options(
     *,
     since: Annotated[
         float | None,
-        typer.Option("--since", parser=_moment, metavar="TIME", help="Received then or later: 2h ago, or a time."),
+        typer.Option("--since", parser=moment, metavar="TIME", help="Received then or later: 2h ago, or a time."),
     ] = None,
     until: Annotated[
         float | None,
-        typer.Option("--until", parser=_moment, metavar="TIME", help="Received before then: 2h ago, or a time."),
+        typer.Option("--until", parser=moment, metavar="TIME", help="Received before then: 2h ago, or a time."),
     ] = None,
     level: Annotated[list[str] | None, typer.Option("--level", help='A level, or ">=Warning" and the like.')] = None,
     name: Annotated[
@@ -89,9 +88,12 @@ def _options(
     """The filters. Each that takes a list can be given several times, and then means any of them."""
 
 
-def takes_filters(*without: str) -> Callable[[Command], Command]:
-    """A command gets the filters as options, but for those named, and what was given as `wanted`."""
-    options = [one for one in _parameters(_options) if one.name not in without]
+def takes_filters(*without: str, of: Callable[..., None] | None = None) -> Callable[[Command], Command]:
+    """A command gets the filters as options, but for those named, and what was given as `wanted`.
+
+    of: a function that has them as parameters, in place of those of events.
+    """
+    options = [one for one in _parameters(of or _options) if one.name not in without]
 
     def decorate(command: Command) -> Command:
         own = [one for one in _parameters(command) if one.name != "wanted"]
@@ -103,7 +105,8 @@ def takes_filters(*without: str) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def run(**given: Any) -> None:
             wanted = {one.name: given.pop(one.name) for one in options}
-            command(wanted={name: value for name, value in wanted.items() if value}, **given)
+            chosen = {name: value for name, value in wanted.items() if value is not None and value != []}
+            command(wanted=chosen, **given)
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {one.name: one.annotation for one in parameters}
@@ -124,8 +127,8 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
     return list(inspect.signature(function, eval_str=True).parameters.values())
 
 
-def search(ask: Ask[Item], limit: int, *, before: str | None = None, oldest_first: bool = False) -> list[Item]:
-    """Up to so many items; before: only those older than this event. On a terminal it says how far a long search is."""
+def search(ask: Ask[Item], limit: int, *, begin: Ask[Item] | None = None, oldest_first: bool = False) -> list[Item]:
+    """Up to so many items; begin: asks for the first page. On a terminal it says how far a long search is."""
     cursor: str | None = None
     left = limit
     screen = console(error=True)
@@ -133,7 +136,8 @@ def search(ask: Ask[Item], limit: int, *, before: str | None = None, oldest_firs
     found: list[Item] = []
     with searching as status:
         while left > 0:
-            page = ask(min(left, _PAGE), cursor=cursor, before=None if cursor else before, oldest_first=oldest_first)
+            asking = ask if begin is None or cursor else begin
+            page = asking(min(left, _PAGE), cursor=cursor, oldest_first=oldest_first)
             found += page.items
             left -= len(page.items)
             cursor = page.next

@@ -35,6 +35,7 @@ from quell.cli import (
     settings,
     syslog,
     tokens,
+    traces,
     users,
     webhooks,
 )
@@ -114,6 +115,7 @@ app.add_typer(deviations.app, name="deviation", hidden=True)
 app.add_typer(events.app, name="events")
 app.add_typer(notifications.app, name="notifications")
 app.add_typer(flags.app, name="flags")
+app.add_typer(traces.app, name="traces")
 app.add_typer(rejects.app, name="rejects")
 app.add_typer(quarantines.app, name="quarantines")
 app.add_typer(approvals.app, name="approvals")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quell.cli.connection import connect
+from quell.cli.exporting import As, FileFormat, To, write
 from quell.cli.filters import Filters, filter_of, follow, print_following, search, takes_filters
-from quell.cli.output import Format, Output, clock, console, print_rows
+from quell.cli.output import Format, Output, clock, print_rows
 
 if TYPE_CHECKING:
-    from quell.client.notifications import Progress
     from quell.model.notification import Notification
     from quell.model.subject import Subject
 
@@ -33,11 +31,6 @@ class List(StrEnum):
     SECURITY_EVENTS = "security-events"
     RISK_REPORTS = "risk-reports"
     ALL = "all"
-
-
-class FileFormat(StrEnum):
-    CSV = "csv"
-    NDJSON = "ndjson"
 
 
 Limit = Annotated[
@@ -79,27 +72,21 @@ def export(
     wanted: Filters,
     *,
     which: Annotated[List, typer.Option("--list", help="Which list.")] = List.ALL,
-    format: Annotated[  # noqa: A002 - the word of the option
-        FileFormat, typer.Option("--format", help="csv for spreadsheets; ndjson: a JSON object a line, everything.")
-    ] = FileFormat.NDJSON,
-    file: Annotated[
-        Path, typer.Option("-o", "--output", help="A new file; - for standard output.", allow_dash=True)
-    ] = Path("-"),
+    format: As = FileFormat.NDJSON,  # noqa: A002 - the word of the option
+    file: To = Path("-"),
     oldest_first: Oldest = False,
 ) -> None:
     """Save what a search finds, all of it. docs/notifications.md describes the columns."""
     from quell.model.notification import NotificationList
 
     named, searched = NotificationList(which), filter_of(wanted)
-    with connect(context) as client, _progress() as told:
-        if str(file) == "-":
-            for part in client.notifications.export(
+    with connect(context) as client:
+        write(
+            file,
+            lambda told: client.notifications.export(
                 named, format.value, searched, oldest_first=oldest_first, told=told
-            ):
-                sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
-        else:
-            client.notifications.save(file, named, format.value, searched, oldest_first=oldest_first, told=told)
+            ),
+        )
 
 
 def _show(
@@ -160,21 +147,3 @@ _COLUMNS: Mapping[str, Callable[[Notification], object]] = {
 }
 #: Of columns in lines that come one by one.
 _WIDTHS = {"received": 24, "level": 9, "name": 32, "about": 24, "rules": 12, "actions": 20}
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal's standard error; nothing elsewhere. How much comes is known as a bound only."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-    screen = console(error=True)
-    columns = (TextColumn("exporting {task.fields[lines]:,}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as bars:
-        task = bars.add_task("exporting", total=None, lines=0)
-
-        def told(size: int, lines: int, most: int) -> None:
-            # Lines are nearly alike: so many bytes may come in all.
-            total = size * max(most, lines) // lines if lines else None
-            bars.update(task, completed=size, total=total, lines=lines)
-
-        yield told

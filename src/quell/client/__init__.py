@@ -20,6 +20,7 @@ from quell.client.audit import Audit
 from quell.client.backups import Backups
 from quell.client.documents import Documents
 from quell.client.events import Events
+from quell.client.flags import Flags
 from quell.client.inventory import Inventory
 from quell.client.notifications import Notifications
 from quell.client.policies import Deviations, Policies, Rulesets
@@ -27,6 +28,7 @@ from quell.client.rules import Rules
 from quell.client.session import Session
 from quell.client.settings import ControllerSettings
 from quell.client.syslog import SyslogReceivers
+from quell.client.traces import Traces
 from quell.client.webhooks import Webhooks
 
 
@@ -44,6 +46,7 @@ class Client:
         self.deviations = Deviations(session)
         self.documents = Documents(session)
         self.events = Events(session)
+        self.flags = Flags(session)
         self.inventory = Inventory(session)
         self.notifications = Notifications(session)
         self.policies = Policies(session)
@@ -51,6 +54,7 @@ class Client:
         self.rulesets = Rulesets(session)
         self.settings = ControllerSettings(session)
         self.syslog = SyslogReceivers(session)
+        self.traces = Traces(session)
         self.webhooks = Webhooks(session)
 
     def __enter__(self) -> Self:

@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from quell.client.notifications import parameters
 from quell.client.session import JSON, Session
-from quell.model.decision import Flag
 from quell.model.explanation import Explanation
 from quell.model.notification import Filter, SearchPage
 
@@ -81,6 +80,3 @@ class Events:
 
     def rejects(self, limit: int = 50) -> list[dict[str, Any]]:
         return self._session.items(dict[str, Any], "/v1/rejects", limit)
-
-    def flags(self, limit: int = 50) -> list[Flag]:
-        return self._session.items(Flag, "/v1/flags", limit)

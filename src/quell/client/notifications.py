@@ -1,24 +1,14 @@
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 
-from quell.client.session import Session, given, problem
-from quell.errors import Unreachable
+from quell.client.download import Progress, export, quiet, save
+from quell.client.session import Session
 from quell.model.notification import Filter, Notification, NotificationList, SearchPage
-
-#: Seconds in which a part of an export comes.
-_PATIENCE = 120.0
-_AT_MOST = "quell-at-most"
-
-#: Told bytes that came, lines among them, and how many there can be at most.
-Progress = Callable[[int, int, int], object]
 
 
 def parameters(
@@ -74,26 +64,11 @@ class Notifications:
         wanted: Filter | None = None,
         *,
         oldest_first: bool = False,
-        told: Progress = lambda _size, _lines, _most: None,
+        told: Progress = quiet,
     ) -> Iterator[bytes]:
         """The file in parts. form: csv or ndjson."""
-        http = self._session.http
-        asked = given(**parameters(wanted or Filter(), oldest_first=oldest_first), format=form)
-        path, timeout = f"/v1/notifications/{which.value}/export", httpx.Timeout(30.0, read=_PATIENCE)
-        size = lines = 0
-        try:
-            with http.stream("GET", path, params=asked, timeout=timeout) as response:
-                if response.is_error:
-                    response.read()
-                    raise problem(response)
-                most = int(response.headers.get(_AT_MOST, 0))
-                for part in response.iter_bytes():
-                    size += len(part)
-                    lines += part.count(b"\n")
-                    told(size, lines, most)
-                    yield part
-        except httpx.TransportError as error:
-            raise Unreachable(f"no whole export came from {http.base_url}: {error}") from error
+        asked = parameters(wanted or Filter(), oldest_first=oldest_first)
+        return export(self._session, f"/v1/notifications/{which.value}/export", {**asked, "format": form}, told)
 
     def save(
         self,
@@ -103,18 +78,7 @@ class Notifications:
         wanted: Filter | None = None,
         *,
         oldest_first: bool = False,
-        told: Progress = lambda _size, _lines, _most: None,
+        told: Progress = quiet,
     ) -> None:
         """As a new file of mode 0600, there once all of it has come. FileExistsError, OSError."""
-        if path.exists():
-            raise FileExistsError(17, "there is a file already", str(path))
-        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                for part in self.export(which, form, wanted, oldest_first=oldest_first, told=told):
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(fresh, path)  # unlike rename, it never replaces a file that has come meanwhile
-        finally:
-            fresh.unlink(missing_ok=True)
+        save(path, self.export(which, form, wanted, oldest_first=oldest_first, told=told))

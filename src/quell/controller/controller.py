@@ -22,6 +22,7 @@ from quell.controller.audit_keeper import AuditKeeper
 from quell.controller.chains import Chains
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.editing import Changed, Editing
+from quell.controller.flags import Flags
 from quell.controller.guardian import Guardian
 from quell.controller.happenings import Happenings
 from quell.controller.inventory import LiveInventory, agent_source
@@ -41,6 +42,7 @@ from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of
 from quell.controller.simulation import without_history
 from quell.controller.syslog.receivers import Receivers
 from quell.controller.telling import Teller
+from quell.controller.traces import Tracing
 from quell.controller.webhooks import Webhooks
 from quell.documents.load import Documents
 from quell.durations import parse_duration
@@ -113,6 +115,7 @@ class Controller:
             refused=self.happenings.configuring.refused,
         )
         self.names = NamesSeen(store, time.time)
+        self.flags = Flags(store, time.time)
         #: What each enrolled agent last said of itself, by id.
         self._agents = {agent.id: hello for agent in store.read(stored_agents.all_of) if (hello := _hello(agent))}
         self._linked: set[str] = set()
@@ -159,6 +162,7 @@ class Controller:
             host=socket.gethostname(),
             flag=self._flag,
         )
+        self.traces = Tracing(store, settings.traces, time.time, documents.policies)
         self.pipeline = Pipeline(
             store,
             compile(documents, revision=self.rulebook.revision),
@@ -226,6 +230,7 @@ class Controller:
         self._spawn(self._tick())
         self._spawn(self._keeper.run())
         self._spawn(self.names.run())
+        self._spawn(self.traces.run())
 
     def stopping(self) -> None:
         """Links that end from here on are ended by the controller."""
@@ -350,6 +355,7 @@ class Controller:
         self.guardian.use(documents, index)
         self.webhooks.set_endpoints({webhook.name: webhook for webhook in documents.webhooks})
         self.syslog.set_receivers({receiver.name: receiver for receiver in documents.syslogs})
+        self.traces.use(documents.policies)
         _freeze()
 
     def _flag(self, flag: Flag) -> None:

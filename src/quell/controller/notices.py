@@ -107,6 +107,7 @@ def flag_notice(flag: Flag) -> Notice:
             "event_id": flag.event_id,
             "flag": {
                 "class": flag.flag_class.value,
+                "class_path": flag.class_path,
                 "severity": flag.severity.value,
                 "impact": flag.impact,
                 "content": flag.content,

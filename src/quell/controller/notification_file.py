@@ -2,64 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from enum import StrEnum
 
 import msgspec
 
+from quell.controller.table_file import FileFormat, moment, safe, table
 from quell.model.notification import Notification
-
-
-class FileFormat(StrEnum):
-    CSV = "csv"
-    NDJSON = "ndjson"
-
-    @property
-    def media_type(self) -> str:
-        return _MEDIA_TYPES[self]
-
-
-_MEDIA_TYPES = {FileFormat.CSV: "text/csv", FileFormat.NDJSON: "application/x-ndjson"}
-
-#: What a spreadsheet takes for the beginning of a formula, full width forms too; events say what attackers choose.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 _encode = msgspec.json.Encoder().encode
 
 
 def head(form: FileFormat) -> bytes:
     """What the file begins with."""
-    return _table([list(COLUMNS)]) if form is FileFormat.CSV else b""
+    return table([list(COLUMNS)]) if form is FileFormat.CSV else b""
 
 
 def lines(told: Iterable[Notification], form: FileFormat) -> bytes:
     if form is FileFormat.NDJSON:
         return b"".join([_encode(one) + b"\n" for one in told])
-    return _table([_safe(value(one)) for value in COLUMNS.values()] for one in told)
-
-
-def _table(rows: Iterable[list[str]]) -> bytes:
-    """RFC 4180. All is quoted, so that no separator of any country's spreadsheets splits a field."""
-    text = io.StringIO(newline="")
-    csv.writer(text, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(rows)
-    return text.getvalue().encode(errors="replace")
-
-
-def _safe(text: str) -> str:
-    """Text that would be a formula gets an apostrophe before it, which spreadsheets do not show."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
-
-
-def _moment(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return f"{seconds:f}"
+    return table([safe(value(one)) for value in COLUMNS.values()] for one in told)
 
 
 def _container(one: Notification) -> str:
@@ -94,8 +55,8 @@ def _actions(one: Notification) -> str:
 #: The columns of the table, in order: a new one goes to the end.
 COLUMNS: Mapping[str, Callable[[Notification], str]] = {
     "id": lambda one: one.id,
-    "time": lambda one: _moment(one.time),
-    "received": lambda one: _moment(one.received),
+    "time": lambda one: moment(one.time),
+    "received": lambda one: moment(one.received),
     "list": lambda one: one.list.value,
     "category": lambda one: one.category,
     "kind": lambda one: one.kind or "",

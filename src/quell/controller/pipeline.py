@@ -29,7 +29,7 @@ from quell.model.decision import Command, Decision, Flag, Status
 from quell.model.event import Event
 from quell.response.commands import commands
 from quell.response.endpoints import subscribers
-from quell.response.flags import flags
+from quell.response.flags import flags, repeated
 from quell.response.state import State
 from quell.storage.records import Batch, Entry, Noted, OutboxItem
 from quell.storage.store import Store
@@ -183,7 +183,7 @@ class Pipeline:
             event=event,
             decision=decision,
             outbox=(*map(outbox_item, ordered), *self._deliveries(event, decision, raised, now)),
-            flags=tuple(raised),
+            flags=(*raised, *repeated(decision)),
             own_id=not event.id_given,
         )
 

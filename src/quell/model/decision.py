@@ -107,12 +107,17 @@ class ActionRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     endpoints: tuple[str, ...] = ()
     #: Who carries it out: an agent, or "kubernetes:<cluster>" for that cluster's API; "": no command follows.
     agent: str = ""
+    #: Of a flag that is refused because it was raised not long ago: the id of that one, which counts this.
+    repeats: str = ""
 
 
-class CooldownStarted(Struct, frozen=True, gc=False, kw_only=True, tag="cooldown"):
+class CooldownStarted(Struct, frozen=True, gc=False, kw_only=True, tag="cooldown", omit_defaults=True):
     key: str
     at: float
     until: float
+    #: Where it starts with a flag: under which key that is found (quell.response.safety.told_key), and its id.
+    told: str = ""
+    flag: str = ""
 
 
 class BudgetSpent(Struct, frozen=True, gc=False, kw_only=True, tag="budget"):
@@ -187,6 +192,13 @@ class RefusalCounted(Struct, frozen=True, gc=False, kw_only=True, tag="refusal",
     flagged: bool = False
     #: For a flag: this one and those counted since the last flag of the key.
     count: int = 1
+    #: Where it raises none: the id of the key's last flag, which counts it.
+    repeats: str = ""
+
+    @property
+    def flag(self) -> str:
+        """The id of the flag that it raises."""
+        return f"{self.record}/{self.reason}/{self.owner}"
 
 
 class HoldEnd(StrEnum):
@@ -349,7 +361,11 @@ class Flag(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     asked_by: tuple[str, ...] = ()
     event_id: str = ""
     time: float
+    #: As it was raised: what it stands for, with what came before it.
     count: int = 1
+    #: How often it would have been raised again since, and when last.
+    repeats: int = 0
+    last: float | None = None
     webhooks: tuple[str, ...] = ()
     #: Its event is suppressed: no webhook tells of it, subscribers' neither (SEMANTICS section 3, suppress-log).
     silent: bool = False
@@ -364,6 +380,13 @@ class Flag(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
         word = _NO_WORD.sub("_", self.name.casefold()).strip("_") or "unnamed"
         parts = [f"{self.flag_class}flag", what, word, f"{self.severity}_severity"]
         return "/".join([*parts, path_part(name)] if name else parts)
+
+
+class Repetition(Struct, frozen=True, gc=False, kw_only=True):
+    """A flag that was raised not long ago would have been raised again."""
+
+    flag: str
+    time: float
 
 
 #: Between the words of a flag's name.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from quell.catalogue.names import NAMES
 from quell.model.action import (
     Action,
@@ -51,6 +53,7 @@ from quell.response.safety import (
     over_replicas,
     restrained,
     stands_against,
+    told_key,
     too_old,
     tripped,
 )
@@ -212,8 +215,12 @@ class _Deciding:
         key = self._told_key()
         verdicts = [Verdict(ask, _audited(ask, self._restrained(ask, key))) for ask in asks]
         skipped = [unheard(name, action.severity, self.webhooks) for name in action.webhooks]
-        self._record(action, verdicts, explanation="; ".join(filter(None, skipped)))
-        self._told(_granted(verdicts), key)
+        record = self._record(action, verdicts, explanation="; ".join(filter(None, skipped)))
+        if record.reason is Reason.COOLDOWN:
+            keys = [told_key(ask, key) for ask, refusal in verdicts if refusal is not None]
+            repeats = next((self.state.told[each][0] for each in keys if each in self.state.told), "")
+            self.records[-1] = msgspec.structs.replace(record, repeats=repeats)
+        self._told(_granted(verdicts), key, record.id)
 
     def tell(self, asks: list[Ask], suppressors: list[str]) -> None:
         """All granted askers' endpoints in one record; those that have none, each in one of its own."""
@@ -420,6 +427,7 @@ class _Deciding:
         key = f"{owner}/{reason}/{owner_of(self.event.subject)}"
         last = self.state.refusals.get(key)
         flagged = last is None or self.now - last[0] >= REFUSAL_PERIOD
+        told = None if flagged else self.state.told.get(key)
         count = 1 + last[1] if last is not None else 1
         if not any(isinstance(change, RefusalCounted) and change.key == key for change in self.changes):
             self.changes.append(
@@ -431,6 +439,7 @@ class _Deciding:
                     reason=reason,
                     flagged=flagged,
                     count=count if flagged else 1,
+                    repeats="" if told is None else told[0],
                 )
             )
 
@@ -445,13 +454,15 @@ class _Deciding:
             )
             self.changes.append(expected)
 
-    def _told(self, granted: list[Ask], key: str) -> None:
-        """A flag is made and a delivery promised with the decision itself: their cooldowns start at once."""
+    def _told(self, granted: list[Ask], key: str, flag: str = "") -> None:
+        """A flag is made and a delivery promised with the decision itself: their cooldowns start at once. flag: its id."""
         for ask in granted:
             self._count(ask)
             if ask.cooldown is not None:
                 until = self.now + ask.cooldown
-                self.changes.append(CooldownStarted(key=cooldown_key(ask, key), at=self.now, until=until))
+                told = told_key(ask, key) if flag else ""
+                started = CooldownStarted(key=cooldown_key(ask, key), at=self.now, until=until, told=told, flag=flag)
+                self.changes.append(started)
 
     def _count(self, ask: Ask) -> None:
         """Within the rule's own limit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quell.model.action import MakeOpsFlag, MakeRedFlag, Severity, word
-from quell.model.decision import ActionRecord, Decision, Flag, FlagClass, Reason, RefusalCounted, Status
+from quell.model.decision import ActionRecord, Decision, Flag, FlagClass, Reason, RefusalCounted, Repetition, Status
 from quell.model.event import Event
 
 
@@ -15,6 +15,13 @@ def flags(decision: Decision, event: Event) -> list[Flag]:
     return [flag for flag in made if flag is not None] + [
         _refused(records[change.record], change, decision, event) for change in counted
     ]
+
+
+def repeated(decision: Decision) -> list[Repetition]:
+    """What would have been flags, had they not been raised not long ago. SEMANTICS sections 5 and 8."""
+    ids = [record.repeats for record in decision.actions if record.repeats]
+    ids += [change.repeats for change in decision.changes if isinstance(change, RefusalCounted) and change.repeats]
+    return [Repetition(flag=identifier, time=decision.time) for identifier in dict.fromkeys(ids)]
 
 
 def _is_flag(record: ActionRecord) -> bool:
@@ -46,7 +53,7 @@ def _refused(record: ActionRecord, change: RefusalCounted, decision: Decision, e
     """Quell's own safety speaks: never suppressed. A hold for a budget is a red flag, anything else the operators'."""
     held = change.reason is Reason.BUDGET
     return Flag(
-        id=f"{record.id}/{change.reason}/{change.owner}",
+        id=change.flag,
         flag_class=FlagClass.RED if held else FlagClass.OPS,
         severity=Severity.HIGH if held else Severity.MEDIUM,
         name=f"Response {'held' if held or change.reason is Reason.APPROVAL else 'refused'}: {change.reason}",

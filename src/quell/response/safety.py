@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping
+
+import msgspec
 
 from quell.model.action import AgentAction, Quarantine, word
 from quell.model.decision import Ask, BreakerTripped, Reason
@@ -15,6 +18,8 @@ from quell.response.targets import Aim, Refusal, owner_of, replica_of
 _REPORTS = (Category.CVE_REPORT, Category.COMPLIANCE)
 
 ENGINE = "engine"
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 def stands_against(action: AgentAction, event: Event, aim: Aim, state: State) -> Refusal | None:
@@ -62,6 +67,11 @@ def too_old(ask: Ask, event: Event, safety: Safety, now: float) -> Refusal | Non
 
 def cooldown_key(ask: Ask, target: str) -> str:
     return f"{ask.owner}/{word(ask.action)}/{target}"
+
+
+def told_key(ask: Ask, target: str) -> str:
+    """What makes a flag a repetition of another: its parameters too, for a policy may raise two for one deviation."""
+    return f"{cooldown_key(ask, target)}/{hashlib.sha256(_encode(ask.action)).hexdigest()[:12]}"
 
 
 def limit_key(ask: Ask) -> str:

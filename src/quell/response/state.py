@@ -56,6 +56,7 @@ class _Snapshot(Struct, kw_only=True, omit_defaults=True):
     held: dict[str, ActionHeld] = {}
     breakers: dict[str, BreakerTripped] = {}
     disturbed: dict[str, dict[str, float]] = {}
+    told: dict[str, tuple[str, float]] = {}
 
 
 class State:
@@ -80,6 +81,8 @@ class State:
         self.breakers: dict[str, BreakerTripped] = {}
         #: Owner of a workload: when each of its replicas was last acted on.
         self.disturbed: dict[str, dict[str, float]] = {}
+        #: Keys of refusals and of flags that have a cooldown: (the last flag, until when what repeats it counts on it).
+        self.told: dict[str, tuple[str, float]] = {}
         #: By full id; those of the inventory, which changes them as it learns.
         self.workloads: Mapping[str, Workload] = {}
         #: Group: ids of workloads that are members whatever the group's criteria say.
@@ -178,6 +181,7 @@ class State:
                 held=self.held,
                 breakers=self.breakers,
                 disturbed=self.disturbed,
+                told=self.told,
             ),
             order="deterministic",
         )
@@ -188,7 +192,7 @@ class State:
         kept = msgspec.json.decode(snapshot, type=_Snapshot)
         state = cls(safety)
         state.cooldowns, state.spent, state.pending = kept.cooldowns, kept.spent, kept.pending
-        state.quarantines, state.refusals = kept.quarantines, kept.refusals
+        state.quarantines, state.refusals, state.told = kept.quarantines, kept.refusals, kept.told
         state.held, state.breakers, state.disturbed = kept.held, kept.breakers, kept.disturbed
         state.waiting = {held.key: held.id for held in kept.held.values()}
         return state
@@ -199,6 +203,8 @@ class State:
                 if change.key not in self.cooldowns:
                     self.cooldowns = _swept(self.cooldowns, lambda until: until < change.at)
                 self.cooldowns[change.key] = change.until
+                if change.flag:
+                    self._tell(change.told, change.flag, change.at, change.until)
             case BudgetSpent():
                 self._spend(change)
             case CommandExpected():
@@ -224,6 +230,8 @@ class State:
                     self.refusals = _swept(self.refusals, lambda entry: entry[0] < change.at - REFUSAL_PERIOD)
                 at, count = self.refusals.get(change.key, (change.at, 0))
                 self.refusals[change.key] = (change.at, 0) if change.flagged else (at, count + 1)
+                if change.flagged:
+                    self._tell(change.key, change.flag, change.at, change.at + REFUSAL_PERIOD)
             case ActionHeld():
                 self.held[change.id] = change
                 self.waiting[change.key] = change.id
@@ -254,6 +262,11 @@ class State:
             self.disturbed = _swept(self.disturbed, lambda replicas: max(replicas.values()) < old)
         replicas = {name: at for name, at in self.disturbed.get(change.owner, {}).items() if at >= old}
         self.disturbed[change.owner] = {**replicas, change.replica: change.at}
+
+    def _tell(self, key: str, flag: str, at: float, until: float) -> None:
+        if key not in self.told:
+            self.told = _swept(self.told, lambda entry: entry[1] < at)
+        self.told[key] = (flag, until)
 
     def _hold(self, change: QuarantineHeld) -> None:
         target = change.target

@@ -141,10 +141,11 @@ class Traces:
         self._touched.update(dict.fromkeys(self._open))
 
     def changes(self, most: int | None = None) -> Joined:
-        """What is to be stored. most: open traces that are told of at once; ask again for the rest."""
-        told = list(self._ended.values())
-        self._ended = {}
-        for identifier in list(self._touched)[:most]:
+        """What is to be stored. most: traces that are told of at once; ask again while there are more."""
+        told = list(self._ended.values())[:most]
+        for trace in told:
+            del self._ended[trace.id]
+        for identifier in list(self._touched)[: None if most is None else most - len(told)]:
             del self._touched[identifier]
             trace = self._open[identifier].frozen(self.judge)
             self._priorities[identifier] = None if trace.is_suppressed else trace.priority
@@ -152,6 +153,10 @@ class Traces:
         joined = Joined(traces=told, flags=self._flags, merged=self._merged)
         self._flags, self._merged = [], []
         return joined
+
+    @property
+    def has_changes(self) -> bool:
+        return bool(self._ended or self._touched)
 
     def counts(self) -> dict[Priority | None, int]:
         """Open traces by priority; None: those that a policy hides."""
@@ -354,6 +359,8 @@ class Traces:
 
 def _enter(trace: OpenTrace, nodes: Iterable[Instance], pending: set[OpenTrace]) -> None:
     for node in nodes:
+        if node.trace is not None and node.trace is not trace:
+            pending.add(node.trace)
         node.trace = trace
         node.above.discard(trace)
         if not node.is_first:

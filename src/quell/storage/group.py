@@ -16,7 +16,7 @@ import zstandard
 from msgspec import Struct
 
 from quell.model.answer import NOTHING, Answer
-from quell.model.decision import Decision, Flag
+from quell.model.decision import Decision, Flag, Repetition
 from quell.model.event import Event
 from quell.model.subject import Subject
 from quell.storage import summary
@@ -87,7 +87,7 @@ class Chunk(Struct, frozen=True):
     received_max: float
     #: By place: what is to be sent, flags, and the decision if it changes the state.
     outbox: list[tuple[int, OutboxItem]]
-    flags: list[tuple[int, Flag]]
+    flags: list[tuple[int, Flag | Repetition]]
     changes: list[tuple[int, Decision]]
     summary: Summary
 

@@ -27,6 +27,7 @@ _COLUMNS = (
     "outbox_bytes",
     "flag_rows",
     "flag_bytes",
+    "flags_repeated",
     "outcome_rows",
     "outcome_bytes",
     "settled_ids",
@@ -45,6 +46,7 @@ _TRIGGER = f"""
         {journal.INSERT_IDS.format(rows="new.event_ids", bytes="NULL")};
         {outbox.INSERT.format(rows="new.outbox_rows", bytes="new.outbox_bytes")};
         {flags.INSERT.format(rows="new.flag_rows", bytes="new.flag_bytes")};
+        {flags.REPEAT.format(rows="new.flags_repeated")};
         {outcomes.INSERT.format(rows="new.outcome_rows", bytes="new.outcome_bytes")};
         {outbox.DELETE.format(ids="new.settled_ids")};
         {changes.INSERT.format(body="new.changes")};
@@ -97,11 +99,13 @@ class Intake:
         if not chunks and not settled and not made and not noted:
             return Written(0, 0, 0)
         events = self._appender.rows(chunks) if chunks else None
+        raised = [flag for chunk in chunks for _, flag in chunk.flags]
         replay = changes.pack(made)
         values: tuple[str | bytes | int | None, ...] = (
             *((None, None, None) if events is None else (events.rows, events.bytes, events.ids)),
             *outbox.rows([item for chunk in chunks for _, item in chunk.outbox]),
-            *flags.rows([flag for chunk in chunks for _, flag in chunk.flags]),
+            *flags.rows(raised),
+            flags.repetitions(raised),
             *outcomes.rows(settled),
             packed.texts([outcome.id for outcome in settled]) if settled else None,
             replay,

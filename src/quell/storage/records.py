@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from quell.model.answer import Answer
 from quell.model.audit import AuditEntry
-from quell.model.decision import Decision, Flag, Outcome, StateChange
+from quell.model.decision import Decision, Flag, Outcome, Repetition, StateChange
 from quell.model.event import Event
 from quell.model.subject import Subject
 
@@ -35,7 +35,7 @@ class Entry(Struct, frozen=True, gc=False, kw_only=True):
     event: Event
     decision: Decision
     outbox: tuple[OutboxItem, ...] = ()
-    flags: tuple[Flag, ...] = ()
+    flags: tuple[Flag | Repetition, ...] = ()
     #: True: the id is from quell.ids.uuid7 in this process, so it is new and needs no row of its own to be found.
     #: False is always correct.
     own_id: bool = False

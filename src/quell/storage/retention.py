@@ -21,8 +21,8 @@ MARGIN_PART = 32
 #: Pages a step gives back to the file system.
 STEP_PAGES = 2048
 
-Table = Literal["flags", "outcomes", "rejects", "deliveries", "dead_letters"]
-_TABLES: tuple[Table, ...] = ("flags", "outcomes", "rejects", "deliveries", "dead_letters")
+Table = Literal["flags", "traces", "outcomes", "rejects", "deliveries", "dead_letters"]
+_TABLES: tuple[Table, ...] = ("flags", "traces", "outcomes", "rejects", "deliveries", "dead_letters")
 
 
 class Trimmer:

@@ -12,6 +12,7 @@ from quell.api.routes import (
     documents,
     events,
     fingerprints,
+    flags,
     inventory,
     notifications,
     policies,
@@ -22,6 +23,7 @@ from quell.api.routes import (
     settings,
     syslog,
     system,
+    traces,
     users,
     webhooks,
 )
@@ -36,6 +38,7 @@ NOUNS = (
     documents,
     events,
     fingerprints,
+    flags,
     inventory,
     notifications,
     policies,
@@ -46,6 +49,7 @@ NOUNS = (
     settings,
     syslog,
     system,
+    traces,
     users,
     webhooks,
 )

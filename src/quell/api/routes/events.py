@@ -1,4 +1,4 @@
-"""Events with their decisions, what was sent as events and is none, and flags."""
+"""Events with their decisions, and what was sent as events and is none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from quell.api.roles import Permission, needs
 from quell.api.search import FILTERS, Asked, Before, Order
 from quell.api.services import Services
 from quell.controller.notifications import Hit
-from quell.model.decision import Flag
 from quell.model.explanation import Explanation, facts
 from quell.model.notification import SearchPage
 
@@ -64,11 +63,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         told = [msgspec.to_builtins(reject) | {"raw": reject.raw.decode(errors="replace")} for reject in kept.items]
         return Page(items=told, next=kept.next)
 
-    @get("/v1/flags", summary="Findings for people", opt=needs(Permission.READ))
-    async def flags(limit: Limit = 50, cursor: Cursor = None) -> Page[Flag]:
-        return page(await asyncio.to_thread(store.flags, limit + 1, cursor), limit, lambda flag: flag.id)
-
-    return [events, event, rejects, flags]
+    return [events, event, rejects]
 
 
 def _rows(_connection: sqlite3.Connection, hits: list[Hit]) -> list[dict[str, Any]]:

@@ -18,8 +18,9 @@ from quell.api.roles import Permission, needs
 from quell.api.search import FILTERS, Asked, Before, Order, Searching
 from quell.api.services import Services
 from quell.controller import notifications
-from quell.controller.notification_file import FileFormat, head, lines
+from quell.controller.notification_file import head, lines
 from quell.controller.notifications import Hit
+from quell.controller.table_file import FileFormat
 from quell.model.notification import Notification, NotificationList, SearchPage
 from quell.storage.search import Gap, Query
 
