@@ -44,7 +44,9 @@ from quell.documents.load import load_text
 from quell.memory import measure
 from quell.model.audit import Actor
 from quell.model.decision import Outcome, OutcomeStatus
+from quell.model.observation import Observation, Seen
 from quell.model.sighting import ContainerSeen
+from quell.model.subject import Process, Subject
 from quell.settings import Settings
 from quell.storage import inventory as stored_inventory
 from quell.storage import restore
@@ -384,11 +386,14 @@ def groups_and_crash_loops(folder: Path) -> set[str]:
 
 
 def observations(folder: Path) -> set[str]:
-    """An agent that could not tell of all that it saw."""
-    with live(folder / "state", configuration=configured()) as server, server.client() as admin:
+    """More at once than the controller has room for."""
+    settings = configured().settings.with_values({"guardian.queue": 1000})
+    with live(folder / "state", configuration=Configuration(settings=settings)) as server, server.client() as admin:
         agent = ScriptedAgent(admin)
+        subject = Subject(node=NODE, service="x.service", process=Process(pid=2, start_ticks=1, name="x"))
+        many = (Observation(seen=Seen.EXECUTED, time=time.time(), subject=subject),) * 3000
         with agent.linked():
-            agent.say(Observations(lost=3))
+            agent.say(Observations(observations=many))
             return wait_for(admin, "Guardian.Observations.Lost")
 
 

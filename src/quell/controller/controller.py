@@ -268,7 +268,8 @@ class Controller:
         own = [each for each in told.observations if _is_of(each.subject, hello)]
         self.guardian.take(agent_source(hello.agent), _SENSOR, own)
         if told.lost:
-            self.guardian.lost(hello.node, told.lost)
+            # The agent says so in an event of its own.
+            metrics.observations_lost("agents", told.lost)
         refused = len(told.observations) - len(own)
         if refused:
             metrics.observations_refused(refused)

@@ -7,7 +7,7 @@ at in slices of some milliseconds, between which events go on being taken in and
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from time import perf_counter
 
@@ -97,7 +97,6 @@ class Guardian:
         self._is_awake = False
         self._ask: Ask | None = None
         self._asks_all = False
-        self._lost: Counter[str] = Counter()
         self._told_lost = 0.0
         inventory.subscribe(self._inventory_changed)
 
@@ -161,11 +160,6 @@ class Guardian:
         if waiting and waiting + count > self._settings.queue:
             raise QueueFull(f"{waiting} observations wait to be compared", _FULL)
 
-    def lost(self, node: str, count: int) -> None:
-        """An agent could not tell of so many."""
-        self._lost[node] += count
-        metrics.observations_lost("agents", count)
-
     @property
     def waiting(self) -> int:
         """Observations that are still to be compared."""
@@ -218,21 +212,17 @@ class Guardian:
 
     def _tell_lost(self) -> None:
         dropped = self._queue.lost
-        if dropped:
-            metrics.observations_lost("controller", dropped.total())
-            self._lost += dropped
-            dropped.clear()
-        if not self._lost or self._clock() - self._told_lost < _NOTICE:
+        if not dropped or self._clock() - self._told_lost < _NOTICE:
             return
         self._told_lost = self._clock()
-        lost, self._lost = self._lost, Counter()
-        for node, count in sorted(lost.items()):
+        for node, count in sorted(dropped.items()):
             self._teller.tell(
                 "Guardian.Observations.Lost",
                 Subject(node=node or None),
                 f"{count} observations{f' of {node}' if node else ''} were compared with no policy: too many came at once",
                 facts={"observations": str(count)},
             )
+        dropped.clear()
 
     # ---- what is allowed by now
 

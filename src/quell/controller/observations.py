@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from quell import metrics
 from quell.model.observation import Observation
 
 
@@ -57,4 +58,5 @@ class Observations:
 
     def _drop(self, item: Item) -> None:
         self._count -= 1
+        metrics.observations_lost("controller", 1)
         self.lost[item.observation.subject.node or ""] += 1
