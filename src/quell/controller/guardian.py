@@ -165,6 +165,11 @@ class Guardian:
         """Observations that are still to be compared."""
         return len(self._queue)
 
+    @property
+    def lost(self) -> int:
+        """Observations that there was no room for, since it was last told how many."""
+        return self._queue.lost.total()
+
     def note(self, event: Event, index: Index) -> None:
         """A deviation that came ready-made, as an event that is on its way to the journal."""
         details = event.details()
