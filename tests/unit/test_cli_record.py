@@ -103,6 +103,20 @@ def test_everything_from_event_to_outcome() -> None:
     )
 
 
+def test_a_flag_that_is_not_raised_again_says_on_which_it_counts() -> None:
+    record = ActionRecord(
+        id="e2/0",
+        action=MakeRedFlag(severity=Severity.HIGH),
+        asked_by=("rule/8",),
+        status=Status.REFUSED,
+        reason=Reason.COOLDOWN,
+        explanation="it did so already",
+        repeats="e1/0",
+    )
+    text = printed(Explanation(event=EVENT, decision=decision(actions=(record,))))
+    assert "               counted on flag e1/0\n" in text
+
+
 def test_refusals_holds_and_what_is_still_to_come() -> None:
     def record(status: Status, reason: Reason | None = None, explanation: str = "") -> ActionRecord:
         return ActionRecord(

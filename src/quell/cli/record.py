@@ -217,6 +217,8 @@ def _action(record: ActionRecord, decision: Decision, outcomes: Sequence[Outcome
             course.append_text(Text.assemble(_ARROW, drawn))
         else:
             lines.append(Text.assemble(_ARROW, (outcome.id.rpartition("/")[2], "bold"), " ", drawn))
+    if record.repeats:
+        lines.append(Text.assemble(("counted on flag ", "dim"), record.repeats))
     if held := _held_by(record, decision):
         lines.append(Text.assemble(("held by ", "dim"), held))
     if not mine and record.status is Status.GRANTED and pending and not _is_immediate(record):
@@ -328,8 +330,8 @@ def _flag(flag: Flag) -> Text:
     text.append(f"  {flag.name}")
     if flag.description not in ("", flag.name):
         text.append(f": {flag.description}", "dim")
-    if flag.count > 1:
-        text.append(f"  ({flag.count} times)", "dim")
+    if (times := flag.count + flag.repeats) > 1:
+        text.append(f"  ({times} times)", "dim")
     return text
 
 

@@ -23,7 +23,7 @@ _HZ = 100
 MAX_ANCESTORS = 64
 #: Ancestors that are followed, as many flags together told of them.
 _MAX_UP = 4 * MAX_ANCESTORS
-_MAX_TEXT = 1024
+_MAX_TEXT = 512
 
 
 class Instance:

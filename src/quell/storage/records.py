@@ -133,7 +133,7 @@ class Retention(Struct, frozen=True, gc=False, kw_only=True):
     max_bytes: int = 1 << 30
     #: Seconds that events and their decisions are kept.
     max_age: float = 30 * 86_400.0
-    #: Seconds that flags, outcomes, deliveries, dead letters and rejects are kept.
+    #: Seconds that flags, traces, outcomes, deliveries, dead letters and rejects are kept.
     record_age: float = 365 * 86_400.0
     #: The newest so many of each of those are kept.
     record_count: int = 200_000
