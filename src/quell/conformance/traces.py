@@ -19,6 +19,7 @@ from quell.response.open_trace import judged
 from quell.response.traces import Traces, covered_by_none
 
 EXPECTATIONS = frozenset(("suppressed", "score", "score_cap", "triggers_trace", "priority"))
+_USERS = ("users", "interactive_users", "non_interactive_users")
 _PROCESS = Process(pid=4711, start_ticks=471_100, boot_id="boot", name="nc")
 
 
@@ -36,12 +37,14 @@ def judge(case: Case, subject_of: Callable[[Mapping[str, Any]], Subject]) -> lis
         return [] if not valid else [f"refused: {error}"]
     if not valid:
         return ["expected to be refused, but was taken"]
+    found: list[str] = []
+    if expect.take("warning") and not documents.warnings:
+        found.append("expected a warning, got none")
     event = dict(case["event"] or {})
     bare = event.pop("score", None)
     severities = [Severity(word) for word in event.pop("flag_severities", ())]
     depth = event.pop("depth", 0)
     told = event.pop("trace", None)
-    found: list[str] = []
     trace = _opened(severities)
     if told is not None:
         trace = _told(Fields(told, "trace"), subject_of(event), severities)
@@ -85,7 +88,7 @@ def _opened(severities: Iterable[Severity]) -> Trace | None:
 def _told(fields: Fields, subject: Subject, severities: list[Severity]) -> Trace:
     """A trace as it stands; the severities of its flags are in their classes, where the case does not give them."""
     classes = tuple(fields.take("flags", ()))
-    users = [*fields.take("users", ()), *filter(None, [fields.take("user")])]
+    users = [user for key in _USERS for user in fields.take(key, ())]
     severities = severities or [severity for path in classes if (severity := _severity(path)) is not None]
     trace = Trace(
         id="case",
