@@ -89,6 +89,7 @@ def _told(fields: Fields, subject: Subject, severities: list[Severity]) -> Trace
     """A trace as it stands; the severities of its flags are in their classes, where the case does not give them."""
     classes = tuple(fields.take("flags", ()))
     users = [user for key in _USERS for user in fields.take(key, ())]
+    users += filter(None, [fields.take("user")])
     severities = severities or [severity for path in classes if (severity := _severity(path)) is not None]
     trace = Trace(
         id="case",
