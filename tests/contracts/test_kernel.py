@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,10 +11,10 @@ from typing import NamedTuple
 
 import pytest
 
-from quell.agent.cgroup import Placement
+from quell.agent.cgroup import OWN, Placement
 from quell.agent.kernel import Kernel
 from quell.agent.linux.kernel import LinuxKernel
-from quell.agent.proc import Facts, boot_id
+from quell.agent.proc import Facts, boot_id, read_placement
 from quell.agent.recording import RecordingKernel
 from quell.model.subject import Process
 
@@ -90,11 +91,183 @@ def test_a_killed_process_is_gone(machine: Machine) -> None:
 
 def test_renice_tells_the_priority_before(machine: Machine) -> None:
     kernel, pid, real = machine
-    before = kernel.renice(pid, 5)
-    assert kernel.renice(pid, 7) == 5
-    assert before == 0
+    assert kernel.priority(pid) == os.getpriority(os.PRIO_PROCESS, 0)
+    kernel.renice(pid, 15)
+    assert kernel.priority(pid) == 15
     if real:
-        assert os.getpriority(os.PRIO_PROCESS, pid) == 7
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 15
+    with pytest.raises(ProcessLookupError):
+        kernel.priority(NOBODY)
+    with pytest.raises(ProcessLookupError):
+        kernel.renice(NOBODY, 15)
+
+
+def test_the_table_has_what_ties_a_process_to_others(machine: Machine) -> None:
+    kernel, pid, _ = machine
+    stat = kernel.table()[pid]
+    facts = kernel.facts(pid)
+    assert facts is not None
+    process = facts.process
+    assert (stat.ppid, stat.pgid, stat.start_ticks) == (process.ppid or 0, process.pgid or 0, process.start_ticks)
+    assert stat.sid == facts.sid
+    assert stat.state != "Z"
+    handle = kernel.open_process(pid)
+    assert handle is not None
+    kernel.kill(handle)
+    assert kernel.wait_ended(handle, 5)
+    assert pid not in kernel.table() or kernel.table()[pid].state == "Z"
+    kernel.close(handle)
+
+
+def test_it_is_asked_to_end_before_it_is_made_to(machine: Machine) -> None:
+    kernel, pid, real = machine
+    handle = kernel.open_process(pid)
+    assert handle is not None
+    assert kernel.may_kill(handle)
+    kernel.terminate(handle)
+    assert kernel.wait_ended(handle, 5 if real else 0) is real
+    if not real:
+        kernel.kill(handle)
+        with pytest.raises(ProcessLookupError):
+            kernel.terminate(handle)
+        with pytest.raises(ProcessLookupError):
+            kernel.may_kill(handle)
+    kernel.close(handle)
+
+
+def test_a_process_is_within_its_own_namespace(machine: Machine) -> None:
+    kernel, pid, _ = machine
+    namespace = kernel.pid_namespace(pid)
+    assert namespace is not None
+    assert kernel.is_within(pid, namespace)
+    assert not kernel.is_within(pid, None)
+    assert not kernel.is_within(pid, 3)
+    assert kernel.pid_namespace(NOBODY) is None
+
+
+@pytest.mark.parametrize("kind", ["linux", "recording"])
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make pid namespaces")
+def test_a_namespace_has_what_is_in_those_below_it(kind: str) -> None:
+    kernel: Kernel = LinuxKernel() if kind == "linux" else RecordingKernel(LinuxKernel())
+    nested = ["unshare", "--pid", "--fork", "unshare", "--pid", "--fork", "/bin/sh", "-c", "echo; exec sleep 300"]
+    with subprocess.Popen(nested, stdout=subprocess.PIPE, process_group=0) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            family = {stat.ppid: pid for pid, stat in kernel.table().items() if stat.pgid == process.pid}
+            # unshare itself stays outside; what it forks is the first process inside.
+            outer, middle = process.pid, family[process.pid]
+            inner = family[middle]
+            namespaces = [kernel.pid_namespace(pid) for pid in (outer, middle, inner)]
+            assert len(set(namespaces)) == 3
+            assert [kernel.is_within(inner, each) for each in namespaces] == [True, True, True]
+            assert [kernel.is_within(middle, each) for each in namespaces] == [True, True, False]
+            assert [kernel.is_within(outer, each) for each in namespaces] == [True, False, False]
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("kind", ["linux", "recording"])
+def test_a_group_is_signalled_by_its_leaders_handle(kind: str) -> None:
+    kernel: Kernel = LinuxKernel() if kind == "linux" else RecordingKernel(LinuxKernel())
+    leader = subprocess.Popen(["/bin/sleep", "300"], process_group=0)
+    member = subprocess.Popen(["/bin/sleep", "300"], process_group=leader.pid)
+    beside = subprocess.Popen(["/bin/sleep", "300"])
+    try:
+        handle = kernel.open_process(leader.pid)
+        assert handle is not None
+        if kernel.kill_group(handle):
+            assert kind == "linux"
+            assert (leader.wait(5), member.wait(5)) == (-signal.SIGKILL, -signal.SIGKILL)
+            assert kernel.kill_group(handle), "nobody is left in it"
+        assert beside.poll() is None
+        kernel.close(handle)
+    finally:
+        for process in (leader, member, beside):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make control groups")
+def test_a_control_group_keeps_what_is_forked_in_it() -> None:
+    kernel = LinuxKernel()
+    groups = kernel.cgroups
+    assert groups is not None
+    name = f"{OWN}contract-{os.getpid()}"
+    script = "read line; sleep 300 & echo; wait"
+    with subprocess.Popen(["/bin/sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        handle = kernel.open_process(process.pid)
+        assert handle is not None
+        group = groups.make(process.pid, name)
+        if group is None:
+            process.kill()
+            pytest.skip("this machine has no control groups of version 2 that can be made")
+        try:
+            again = groups.make(process.pid, name)
+            assert again is not None
+            kernel.close(again)
+            assert groups.members(group) == []
+            assert groups.move(handle, process.pid, group)
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            shell, sleep = sorted(groups.members(group), key=lambda pid: pid != process.pid)
+            assert shell == process.pid
+            (found,) = groups.find(name)
+            assert set(groups.members(found)) == {shell, sleep}
+            kernel.close(found)
+            sleeping = kernel.open_process(sleep)
+            assert sleeping is not None
+            if not groups.kill(group):
+                kernel.kill(handle)
+                kernel.kill(sleeping)
+            assert kernel.wait_ended(handle, 5)
+            assert kernel.wait_ended(sleeping, 5)
+            kernel.close(sleeping)
+            assert groups.members(group) == []
+            assert not groups.move(handle, process.pid, group), "it has ended"
+        finally:
+            groups.remove(group)
+            kernel.close(group)
+            kernel.close(handle)
+            process.kill()
+    assert groups.find(name) == []
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make control groups")
+def test_what_is_in_a_removed_control_group_lives_on_above_it() -> None:
+    kernel = LinuxKernel()
+    groups = kernel.cgroups
+    assert groups is not None
+    with subprocess.Popen(["/bin/sleep", "300"]) as process:
+        try:
+            before = read_placement(process.pid)
+            handle = kernel.open_process(process.pid)
+            assert handle is not None
+            group = groups.make(process.pid, f"{OWN}removed-{os.getpid()}")
+            if group is None:
+                pytest.skip("this machine has no control groups of version 2 that can be made")
+            assert groups.move(handle, process.pid, group)
+            assert read_placement(process.pid) != before
+            groups.remove(group)
+            assert read_placement(process.pid) == before
+            assert process.poll() is None
+            kernel.close(group)
+            kernel.close(handle)
+        finally:
+            process.kill()
+
+
+def test_a_thread_that_hurries_goes_on_as_before() -> None:
+    before = os.sched_getscheduler(0)
+    with LinuxKernel().hurrying():
+        assert os.sched_getscheduler(0) in (before, os.SCHED_FIFO, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK)
+    assert os.sched_getscheduler(0) == before
 
 
 def test_only_a_kept_handle_of_the_pid_is_adopted(machine: Machine) -> None:
@@ -179,9 +352,13 @@ except PermissionError:
     words, *told = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     ).stdout.splitlines()
-    assert words == "['agentKillProcess', 'agentReniceProcess']"
-    assert "only processes of user 65534" in told[0]
-    assert "CAP_NET_ADMIN" in told[2]
+    assert words == str(
+        ["agentKillPod", "agentKillProcess", "agentKillProcessGroup", "agentKillProcessTree", "agentReniceProcess"]
+    )
+    limits = {limit.partition(":")[0]: limit for limit in told[:-1]}
+    assert "only processes of user 65534" in limits["agentKillProcess"]
+    assert "CAP_NET_ADMIN" in limits["quarantine"]
+    assert "orphaned" in limits["agentKillProcessTree"]
     assert told[-1] == "may not kill its parent"
 
 

@@ -138,6 +138,7 @@ def test_what_shares_a_network_namespace(containers: Podman, tmp_path: Path) -> 
             for identity, sandbox in ((inner, infra), (infra, None), (owner, None), (guest, owner), (host, None)):
                 seen = await link.of(identity, lambda seen: seen.labels is not None)
                 assert (seen.sandbox, seen.running) == (sandbox, True)
+                assert seen.podman_pod == (pod if identity in (inner, infra) else None)
                 assert seen.pid is not None
                 assert seen.host_network is (identity == host)
                 if sandbox is not None:

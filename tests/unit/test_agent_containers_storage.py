@@ -163,7 +163,7 @@ def test_a_number_that_another_process_has_by_now_is_not_believed(
 def test_podman_is_asked_once_for_labels_and_networks(store: Store) -> None:
     store.answers(
         {"id": A, "labels": {"app": "web"}, "network": "bridge"},
-        {"id": B, "labels": None, "network": f"container:{A}"},
+        {"id": B, "labels": None, "network": f"container:{A}", "pod": POD},
         {"id": C, "labels": {"not": "asked about"}, "network": "host"},
         fails=1,  # the database may be a moment behind the store
     )
@@ -173,7 +173,7 @@ def test_podman_is_asked_once_for_labels_and_networks(store: Store) -> None:
         async with telling(store.runtime) as told:
             assert (await told.of(A, lambda seen: seen.labels is not None)).labels == {"app": "web"}
             seen = await told.of(B, lambda seen: seen.labels is not None)
-            assert (seen.labels, seen.sandbox) == ({}, A)
+            assert (seen.labels, seen.sandbox, seen.podman_pod, seen.pod_uid) == ({}, A, POD, None)
             # It starts and ends: the labels stay without another question.
             store.starts(A, 1)
             store.lists(podman(A, "renamed"), podman(B, "side"))

@@ -271,16 +271,21 @@ def test_while_paused_only_releases_are_done(rig: Rig) -> None:
     assert release(rig) == (DONE, None)
 
 
-@pytest.mark.parametrize("action", [KillProcessGroup(), KillProcessTree(), KillPod()])
-def test_what_is_not_there_yet_says_so(rig: Rig, action: AgentAction) -> None:
-    outcome = rig.executor.execute(rig.command(action, ProcessTarget(node="n", process=MINER, seen=NOW)))
-    assert (outcome.status, outcome.reason) == (REFUSED, Reason.UNSUPPORTED)
-    assert "does not do agentKill" in outcome.explanation
+def test_the_priority_before_is_told_though_a_crash_came_between(rig: Rig) -> None:
+    command = rig.command(ReniceProcess(priority=5), ProcessTarget(node="n", process=MINER, seen=NOW))
+    rig.ledger.begin(command, noted={"previous_priority": 3})
+    rig.kernel.renice(700, 5)  # and then the crash, before the outcome
+    rig.restart()
+    (outcome,) = rig.executor.resume()
+    assert (outcome.status, outcome.facts["previous_priority"], outcome.facts["priority"]) == (DONE, 3, 5)
 
 
 def test_an_action_on_the_wrong_kind_of_target_is_refused(rig: Rig) -> None:
     for action, target in (
         (KillProcess(), PodTarget(uid=POD)),
+        (KillProcessGroup(), PodTarget(uid=POD)),
+        (KillProcessTree(), PodTarget(uid=POD)),
+        (KillPod(), ProcessTarget(node="n", process=MINER, seen=NOW)),
         (Quarantine(), ProcessTarget(node="n", process=MINER)),
         (ReleaseQuarantine(), PodTarget(uid=POD)),
     ):

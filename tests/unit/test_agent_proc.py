@@ -94,11 +94,43 @@ def test_the_service_is_the_innermost_group_named_like_one(text: str, path: str 
     assert found.workload == (found.container_id or path)
 
 
+POD = "ef" * 32
+
+
+@pytest.mark.parametrize(
+    ("path", "containers", "pods"),
+    [
+        (f"/kubepods/pod{UID}/{ID}", (ID,), ((UID, ID),)),
+        # A runtime's monitor is in the pod's control group and in none of its containers.
+        (f"/kubepods-pod{UID.replace('-', '_')}.slice/crio-conmon-{ID}.scope", (), ((UID, None),)),
+        (f"/libpod_parent/{POD}/libpod-{ID}", (POD, ID), ((POD, ID),)),
+        (f"/libpod_parent/{POD}/conmon", (), ()),
+        (f"/machine.slice/machine-libpod_pod_{POD}.slice/libpod-{ID}.scope", (ID,), ((POD, ID),)),
+        (f"/user@7.service/user.slice/user-libpod_pod_{POD}.slice/libpod-{ID}.scope/container", (ID,), ((POD, ID),)),
+        (f"/libpod_parent/libpod-{ID}", (ID,), ()),
+        # A node that is itself a container, and a container that runs others: the pod's own is the one next to it.
+        (f"/docker/{OTHER}/kubelet/kubepods/pod{UID}/{ID}/docker/{POD}", (OTHER, ID, POD), ((UID, ID),)),
+        (f"/kubepods/pod{UID}/{OTHER}/libpod_parent/{POD}/libpod-{ID}", (OTHER, POD, ID), ((UID, OTHER), (POD, ID))),
+        (f"/docker/{ID}/pod{UID}", (ID,), ((UID, None),)),
+    ],
+)
+def test_the_pods_around_a_process_and_its_container_in_each(
+    path: str, containers: tuple[str, ...], pods: tuple[tuple[str, str | None], ...]
+) -> None:
+    found = placement(f"0::{path}\n".encode())
+    assert (found.containers, found.pods) == (containers, pods)
+    for pod, container in pods:
+        assert found.is_in_pod(pod)
+        assert found.container_in(pod) == container
+    assert not found.is_in_pod("")
+    assert found.container_in("00" * 32) is None
+
+
 @pytest.mark.parametrize("name", ["sleep", "a b", "a) R 1 (b", "tab\there", "line\nbreak", ")", ""])
 def test_any_name_of_a_process_is_read(name: str) -> None:
     fields = " ".join(str(number) for number in range(4, 53))
     stat = proc.parse_stat(f"77 ({name}) S {fields}\n".encode())
-    assert (stat.name, stat.state, stat.ppid, stat.pgid, stat.start_ticks) == (name, "S", 4, 5, 22)
+    assert (stat.name, stat.state, stat.ppid, stat.pgid, stat.sid, stat.start_ticks) == (name, "S", 4, 5, 6, 22)
 
 
 @pytest.mark.parametrize(

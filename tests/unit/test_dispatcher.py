@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from quell.channel.envelope import verify
 from quell.channel.messages import FromController, Ordered, OutcomeAck
 from quell.controller.dispatcher import Dispatcher, outbox_item
-from quell.model.action import KillProcess, Quarantine
+from quell.model.action import KillPod, KillProcess, Quarantine
 from quell.model.decision import (
     ActionRecord,
     Command,
@@ -29,7 +29,7 @@ from quell.model.decision import (
     Status,
 )
 from quell.model.event import Category, Event, Kind, Level
-from quell.model.subject import NetworkTarget, Process, ProcessTarget, Subject
+from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget, Subject
 from quell.storage import outbox
 from quell.storage.records import Entry, OutboxItem, Settled
 from quell.storage.store import Store
@@ -299,6 +299,22 @@ def test_the_timer_alone_repeats_and_expires(store: Store) -> None:
         while not desk.told:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.01)
+
+    scenario(store, steps)
+
+
+def test_a_grace_period_is_waited_for_after_the_expiry(store: Store) -> None:
+    async def steps(desk: Desk, clock: Clock, link: RecordingLink) -> None:
+        pod = msgspec.structs.replace(command(1), action=KillPod(grace_period=60), target=PodTarget(uid="u"))
+        desk.dispatcher.offer(commit(store, pod))
+        clock.now = START + 30 + 60 + 9
+        desk.dispatcher.look()
+        await desk.settle()
+        assert desk.told == []
+        assert len(link.ordered()) == 1, "what has expired is not sent again"
+        desk.dispatcher.reported("a1", done(1))
+        await desk.settle()
+        assert desk.told == [("event1/1", OutcomeStatus.DONE)]
 
     scenario(store, steps)
 

@@ -278,6 +278,18 @@ def test_a_pod_is_killed_by_uid() -> None:
     assert engine.one(event(subject=of(pod=None))).reason is Reason.NOT_APPLICABLE
 
 
+def test_a_pod_of_podmans_own_is_the_one_the_inventory_knows_the_container_in() -> None:
+    engine = Engine(rule(KillPod()))
+    engine.state.workloads = {"c1": Workload(id="c1", podman_pod="ef" * 32), "c2": Workload(id="c2", sandbox="c1")}
+    # It is of no cluster, whichever API there is.
+    engine.state.set_clusters([ClusterFacts(id="kubernetes:default")])
+    record = engine.one(event(subject=of(pod=None)))
+    assert (record.status, record.agent) == (Status.GRANTED, "a1")
+    assert record.target == PodTarget(node="n1", namespace="shop", uid="ef" * 32, container_id="c1", seen=NOW - 1)
+    beside = engine.one(event(n=1, subject=of(pod=None, container=Container(id="c2"))))
+    assert beside.reason is Reason.NOT_APPLICABLE, "to share a network is not to be in a pod"
+
+
 @pytest.mark.parametrize(
     ("api", "cluster", "to"),
     [

@@ -14,12 +14,19 @@ from functools import lru_cache
 
 from msgspec import Struct
 
+_ID_DIGITS = 64
+#: The control group that podman makes its own in, without systemd; the name of its monitors' in that of a pod.
+_PODMAN, _MONITOR = "libpod_parent", "conmon"
 # A container's component: the bare id, docker-ID.scope, cri-containerd-ID.scope, libpod-ID, crio-ID.scope ...
 _CONTAINER = re.compile(r"(?:([a-z][a-z0-9_.-]*)-)?([0-9a-f]{64})(?:\.scope)?")
+# podman's own pods: the bare id above its containers, or with systemd's driver machine-libpod_pod_ID.slice.
+_PODMAN_POD = re.compile(r"(?:[a-z]+-)?libpod_pod_([0-9a-f]{64})\.slice")
 # A pod's component: podUID, or kubepods-burstable-podUID.slice, where systemd's driver turned - into _.
 _POD = re.compile(r"(?:kubepods(?:-[a-z]+)?-)?pod([0-9a-f]{8}[_-]?(?:[0-9a-f]{4}[_-]?){3}[0-9a-f]{12})(?:\.slice)?")
 
 _UNIT = re.compile(r".+\.service")
+#: What the names of the control groups that the agent makes itself begin with.
+OWN = "quell-kill-"
 
 
 class Placement(Struct, frozen=True, kw_only=True):
@@ -29,6 +36,9 @@ class Placement(Struct, frozen=True, kw_only=True):
     pod_uid: str | None = None
     #: The control group of the machine's own service, such as /system.slice/nginx.service; None in a container.
     service_path: str | None = None
+    #: From the outermost to the innermost: a pod (a UID of Kubernetes, or podman's id of one of its own), and the container
+    #: of it that the process is in, if it is in one. There may be other containers around the pod and inside its container.
+    pods: tuple[tuple[str, str | None], ...] = ()
     paths: tuple[str, ...] = ()
 
     @property
@@ -51,6 +61,13 @@ class Placement(Struct, frozen=True, kw_only=True):
         """What names the container or the service on this machine; None: the process is in neither."""
         return self.containers[-1] if self.containers else self.service_path
 
+    def is_in_pod(self, pod: str) -> bool:
+        """By the UID of a pod of Kubernetes, or podman's id of one of its own."""
+        return any(pod == each for each, _ in self.pods)
+
+    def container_in(self, pod: str) -> str | None:
+        return next((container for each, container in self.pods if each == pod), None)
+
 
 # Most processes share few control groups, and the same text gives the same answer.
 @lru_cache(maxsize=1024)
@@ -62,20 +79,42 @@ def placement(text: bytes) -> Placement:
         if path not in paths:
             paths.append(path)
     containers: tuple[str, ...] = ()
+    pods: tuple[tuple[str, str | None], ...] = ()
     pod_uid = None
     for path in paths:
         # containerd without systemd's driver writes slice:cri-containerd:ID as one component.
         parts = path.replace(":", "/").split("/")
-        found = tuple(
-            match[2] for part in parts if (match := _CONTAINER.fullmatch(part)) and "conmon" not in (match[1] or "")
-        )
+        # podman's monitors of a pod's containers are in the pod's control group, and in no container.
+        inner = parts[:-2] if parts[-1] == _MONITOR and parts[-3:-2] == [_PODMAN] else parts
+        found = tuple(identity for part in inner if (identity := _container(part)))
         if len(found) > len(containers):
             containers = found
-        for part in parts:
+        of_pods = []
+        for place, part in enumerate(parts):
+            beneath = parts[place + 1 :]
             if match := _POD.fullmatch(part):
-                pod_uid = match[1].replace("_", "-")
+                pod = pod_uid = match[1].replace("_", "-")
+            elif of_podman := _podman_pod(part, beneath):
+                pod = of_podman
+            else:
+                continue
+            of_pods.append((pod, next((identity for each in beneath if (identity := _container(each))), None)))
+        if len(of_pods) > len(pods):
+            pods = tuple(of_pods)
     service_path = None if containers else _service(text)
-    return Placement(containers=containers, pod_uid=pod_uid, service_path=service_path, paths=tuple(paths))
+    return Placement(containers=containers, pod_uid=pod_uid, service_path=service_path, pods=pods, paths=tuple(paths))
+
+
+def _container(part: str) -> str | None:
+    match = _CONTAINER.fullmatch(part)
+    return None if match is None or _MONITOR in (match[1] or "") else match[2]
+
+
+def _podman_pod(part: str, beneath: list[str]) -> str | None:
+    if match := _PODMAN_POD.fullmatch(part):
+        return match[1]
+    is_above = bool(beneath) and beneath[0].startswith("libpod-") and len(part) == _ID_DIGITS
+    return part if is_above and _container(part) else None
 
 
 def _service(text: bytes) -> str | None:

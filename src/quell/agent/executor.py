@@ -7,6 +7,7 @@ interrupted is done again, which the handle makes safe.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import OrderedDict
@@ -15,7 +16,10 @@ from typing import NamedTuple
 
 from quell.agent.identity import disagreement, start_disagreement, too_fresh
 from quell.agent.kernel import Kernel
+from quell.agent.kills import Kills
 from quell.agent.ledger import Closed, Ledger
+from quell.agent.members import told as told_of
+from quell.agent.pod import NotYet
 from quell.agent.proc import Facts
 from quell.agent.protected import Protected
 from quell.agent.quarantine import Looked, Quarantines
@@ -33,7 +37,7 @@ from quell.model.action import (
     word,
 )
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason
-from quell.model.subject import NetworkTarget, ProcessTarget
+from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget
 
 #: Seconds to wait for a killed process to be gone. Teardown of a large one takes tens of milliseconds; one that hangs in
 #: the kernel may never go, and the outcome says so.
@@ -41,6 +45,8 @@ KILL_SECONDS = 2.0
 
 #: Seconds for which what was proved of a target holds: what it executes may have changed since.
 _PREPARED_SECONDS = 0.05
+#: Seconds for a process that is being torn down when its command comes again.
+_ENDING_SECONDS = 1.0
 #: Targets prepared at the same time.
 _MOST_PREPARED = 32
 
@@ -57,7 +63,7 @@ class _Prepared(NamedTuple):
 
 
 class Executor:
-    """Safe to use from several threads; execute blocks until the outcome is known (KILL_SECONDS and two syncs at most)."""
+    """Safe to use from several threads; execute blocks until the outcome is known, for some seconds at most."""
 
     def __init__(
         self,
@@ -74,6 +80,7 @@ class Executor:
         self.ledger = ledger
         self.protected = protected
         self.quarantines = Quarantines(kernel, ledger, protected, self._find)
+        self.kills = Kills(kernel, ledger, protected, self._find, clock)
         self._clock = clock
         self._kept = kept
         self._paused = paused
@@ -85,7 +92,10 @@ class Executor:
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
 
     def execute(self, command: Command) -> Outcome:
-        """Do it, or say why not; a command that has ended is answered with its recorded outcome and not done again."""
+        """Do it, or say why not; a command that has ended is answered with its recorded outcome and not done again.
+
+        NotYet: it was begun, and has to be executed again for its end.
+        """
         while True:
             if outcome := self.ledger.find(command.id):
                 return outcome
@@ -127,8 +137,12 @@ class Executor:
             self.kernel.close(handle)
 
     def resume(self) -> tuple[Outcome, ...]:
-        """End what a crash interrupted: to be called once, before the first command."""
-        return tuple(self.execute(command) for command in self.ledger.unfinished())
+        """End what a crash interrupted: to be called once, before the first command. What waits is left unfinished."""
+        outcomes = []
+        for command in self.ledger.unfinished():
+            with contextlib.suppress(NotYet):
+                outcomes.append(self.execute(command))
+        return tuple(outcomes)
 
     def expired(self, now: float) -> tuple[str, ...]:
         """Keys of the quarantines whose lease has run out: release each."""
@@ -199,13 +213,20 @@ class Executor:
     def _result(self, command: Command, *, again: bool) -> _Result:
         if again and self._is_done(command):
             return OutcomeStatus.DONE, None, "it was done before the agent was restarted", {}, ()
-        if command.expires <= self._clock():
+        if command.expires <= self._clock() and not self._is_under_way(command):
             raise Refused(Reason.EXPIRED, "it reached this agent too late", OutcomeStatus.EXPIRED)
         if self._paused() and not isinstance(command.action, ReleaseQuarantine):
             raise Refused(Reason.PAUSED, "destructive actions are paused")
         match command.action, command.target:
             case KillProcess(), ProcessTarget() as target:
                 return self._kill(command, target)
+            case KillProcessGroup(), ProcessTarget() as target:
+                return (*self.kills.group(command, target), ())
+            case KillProcessTree(), ProcessTarget() as target:
+                gone = again and self._is_gone(target.process)
+                return (*(self.kills.finish(command) if gone else self.kills.tree(command, target)), ())
+            case KillPod() as action, PodTarget() as target:
+                return (*self.kills.pod(command, target, action), ())
             case ReniceProcess(priority=priority), ProcessTarget() as target:
                 return self._renice(command, target, priority)
             case Quarantine() as action, NetworkTarget() as target:
@@ -213,14 +234,12 @@ class Executor:
                 return OutcomeStatus.DONE, None, "", facts, (closed,)
             case ReleaseQuarantine(), NetworkTarget() as target:
                 return self._open(command, target)
-            case (KillProcessGroup() | KillProcessTree() | KillPod()) as action, _:
-                raise Refused(Reason.UNSUPPORTED, f"this version of the agent does not do {word(action)} yet")
             case action, _:
                 raise Refused(Reason.NO_TARGET, f"{word(action)} cannot be done to a {_kind(command)}")
 
     def _kill(self, command: Command, target: ProcessTarget) -> _Result:
         process, facts = self._taken(command) or self._find(target)
-        told = _told(facts)
+        told = told_of(facts)
         try:
             self.ledger.begin(command)
             point("agent.before-action")
@@ -242,13 +261,17 @@ class Executor:
 
     def _renice(self, command: Command, target: ProcessTarget, priority: int) -> _Result:
         process, facts = self._find(target)
-        told = _told(facts)
+        told, pid = told_of(facts), facts.process.pid or 0
         try:
-            self.ledger.begin(command)
+            # Again after a crash: how it was before is what was noted then, not what the command has made of it.
+            before = self.ledger.noted(command.id).get("previous_priority", self.kernel.priority(pid))
+            self.ledger.begin(command, noted={"previous_priority": before})
             point("agent.before-action")
-            # Linux has no such call on a pidfd; should the process end here, a reused pid is nicer for a moment at worst.
-            told["previous_priority"] = self.kernel.renice(facts.process.pid or 0, priority)
-            told["priority"] = priority
+            # Linux has no such call on a pidfd. Ended meanwhile, the number may have been another's, which is told.
+            self.kernel.renice(pid, priority)
+            if self.kernel.wait_ended(process, 0):
+                raise ProcessLookupError
+            told |= {"previous_priority": before, "priority": priority}
             point("agent.after-action")
         except ProcessLookupError:
             raise Refused(Reason.GONE, "it ended by itself", OutcomeStatus.GONE) from None
@@ -316,25 +339,32 @@ class Executor:
     def _is_done(self, command: Command) -> bool:
         """Whether what a begun command was to reach is reached: a crash then came before its outcome was written."""
         match command.action, command.target:
-            case KillProcess(), ProcessTarget(process=meant) if meant.pid is not None:
-                facts = self.kernel.facts(meant.pid)
-                return facts is None or facts.ended or bool(start_disagreement(meant, facts.process))
+            case ((KillProcess() | KillProcessGroup()), ProcessTarget(process=meant)):
+                return self._is_gone(meant)
+            case KillProcessTree(), ProcessTarget(process=meant):
+                return self._is_gone(meant) and not self.kills.has_left(command)
             case _:
-                return False  # closing and opening again is the same as having done it
+                # Closing, opening and a priority are the same done again; a pod that is gone, the action itself knows.
+                return False
 
+    def _is_under_way(self, command: Command) -> bool:
+        """Whether it was begun in time and waits since: its grace period may be longer than a command may take to come."""
+        return isinstance(command.action, KillPod) and "asked_at" in self.ledger.noted(command.id)
 
-def _told(facts: Facts) -> dict[str, str | int | float | list[int]]:
-    process = facts.process
-    told: dict[str, str | int | float | list[int]] = {
-        "pid": process.pid or 0,
-        "start_ticks": process.start_ticks or 0,
-        "name": process.name or "",
-    }
-    if process.exe:
-        told["exe"] = process.exe
-    if facts.container_id:
-        told["container"] = facts.container_id
-    return told
+    def _is_gone(self, meant: Process) -> bool:
+        if meant.pid is None:
+            return False
+        handle = self.kernel.open_process(meant.pid)
+        if handle is None:
+            return True
+        try:
+            facts = self.kernel.facts(meant.pid)
+            if facts is None or facts.ended or start_disagreement(meant, facts.process):
+                return True
+            # Without an executable to be seen it is being torn down, perhaps by the very signal before the crash.
+            return facts.process.exe is None and self.kernel.wait_ended(handle, _ENDING_SECONDS)
+        finally:
+            self.kernel.close(handle)
 
 
 def _kind(command: Command) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from msgspec import Struct
 
-from quell.agent.proc import Facts
+from quell.agent.proc import Facts, Stat
 
 
 class Isolation(Struct, frozen=True, kw_only=True):
@@ -41,13 +42,48 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     limits: tuple[str, ...] = ()
 
 
+class Cgroups(Protocol):
+    """Control groups of version 2. A handle of one is closed as the kernel's others are."""
+
+    def of_container(self, pid: int, container_id: str) -> int | None:
+        """The container's own, through one of its processes. None: it has none that can be killed as a whole."""
+
+    def make(self, pid: int, name: str) -> int | None:
+        """One below that of a process, or the one of this name that is there already; None: it cannot be made.
+
+        name: begins with quell.agent.cgroup.OWN. ProcessLookupError: the process is gone.
+        """
+
+    def find(self, name: str) -> list[int]:
+        """All that were made under this name."""
+
+    def move(self, process: int, pid: int, group: int) -> bool:
+        """Into the group, which what it forks from then on is in too. False: the process had ended."""
+
+    def members(self, group: int) -> list[int]:
+        """The processes in it and below it that have not ended."""
+
+    def kill(self, group: int) -> bool:
+        """SIGKILL at once to everything in it and below it, and to what is being forked there. False: it cannot be done."""
+
+    def remove(self, group: int) -> None:
+        """Undo make: what is still in it goes to the one above it."""
+
+
 class Kernel(Protocol):
-    """Handles name one process instance or one namespace for as long as they are open; close each.
+    """Handles name one process instance, namespace or control group for as long as they are open; close each.
 
     Whatever the machine refuses is raised as OSError (PermissionError where a privilege is missing).
     """
 
+    @property
+    def cgroups(self) -> Cgroups | None:
+        """None: none can be used."""
+
     def capabilities(self) -> Capabilities: ...
+
+    def hurrying(self) -> AbstractContextManager[None]:
+        """The calling thread goes before others meanwhile, as far as it may: what it is to end may fork and fork."""
 
     def open_process(self, pid: int) -> int | None:
         """A handle of the process that has this pid now; None if there is none."""
@@ -67,11 +103,36 @@ class Kernel(Protocol):
     def kill(self, process: int) -> None:
         """SIGKILL to exactly this process instance."""
 
-    def renice(self, pid: int, priority: int) -> int:
-        """Set the priority of every thread; the process's priority before is returned."""
+    def terminate(self, process: int) -> None:
+        """SIGTERM to exactly this process instance."""
+
+    def may_kill(self, process: int) -> bool:
+        """Whether a signal to it would be allowed. ProcessLookupError: it is gone."""
+
+    def kill_group(self, leader: int) -> bool:
+        """SIGKILL at once to every process of the process group that the handle's process leads or led, and to no group
+        that got its number later. False: this kernel cannot, and nothing was done.
+        """
+
+    def priority(self, pid: int) -> int:
+        """The priority of the process that has this pid now. ProcessLookupError: there is none."""
+
+    def renice(self, pid: int, priority: int) -> None:
+        """Set the priority of every thread. ProcessLookupError: there is no such process."""
+
+    def table(self) -> dict[int, Stat]:
+        """All processes by their pid. It is read one after the other, so that two lines may be of different moments."""
+
+    def pid_namespace(self, pid: int) -> int | None:
+        """Inode of the pid namespace a process is in; None if it is gone or may not be seen."""
+
+    def is_within(self, pid: int, namespace: int | None) -> bool:
+        """Whether a process is in the pid namespace with this inode, or in one below it. None has nobody in it."""
 
     def members(self, *, container_id: str | None = None, pod_uid: str | None = None) -> list[int]:
-        """Processes of a container (its id or 12 characters of it and more) or of a pod, the oldest first."""
+        """Processes of a container (its id or 12 characters of it and more) or of a pod's containers (its UID, or
+        podman's id of one of its own), the oldest first.
+        """
 
     def netns(self, pid: int) -> int | None:
         """Inode of the network namespace a process is in now; None if it is gone or may not be seen."""

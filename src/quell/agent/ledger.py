@@ -36,6 +36,10 @@ _SMALL = 1 << 20
 _ROOM = 256 << 10
 
 
+#: What the same command has to know when it comes again after a crash, such as how it was before.
+Noted = dict[str, str | int | float | list[int]]
+
+
 class Closed(Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True):
     """A quarantine in force: what is closed under this key, so that it can be opened again after a restart."""
 
@@ -52,8 +56,9 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True
     issued: float = 0.0
 
 
-class _Begun(Struct, frozen=True, kw_only=True, tag="begun"):
+class _Begun(Struct, frozen=True, kw_only=True, tag="begun", omit_defaults=True):
     command: Command
+    noted: Noted = {}
 
 
 class _Ended(Struct, frozen=True, kw_only=True, tag="ended"):
@@ -85,7 +90,7 @@ class Ledger:
         #: Lines that were not what had been written.
         self.damaged = 0
         self._lock = threading.Lock()
-        self._begun: dict[str, Command] = {}
+        self._begun: dict[str, _Begun] = {}
         self._ended: dict[str, _Ended] = {}
         self._unacknowledged: dict[str, None] = {}
         self._closed: dict[str, Closed] = {}
@@ -112,7 +117,12 @@ class Ledger:
     def unfinished(self) -> tuple[Command, ...]:
         """Commands begun and never ended: a crash came between."""
         with self._lock:
-            return tuple(self._begun.values())
+            return tuple(begun.command for begun in self._begun.values())
+
+    def noted(self, command_id: str) -> Noted:
+        """What was noted when the command was begun; nothing if it was not, or has ended."""
+        begun = self._begun.get(command_id)
+        return begun.noted if begun else {}
 
     def pending(self) -> tuple[Outcome, ...]:
         """Outcomes that the controller has not acknowledged, in the order they came about."""
@@ -128,9 +138,10 @@ class Ledger:
         """When the newest command was issued that opened this key; 0: none that is remembered."""
         return self._opened.get(key, 0.0)
 
-    def begin(self, command: Command, closed: Closed | None = None) -> None:
+    def begin(self, command: Command, closed: Closed | None = None, *, noted: Noted | None = None) -> None:
         """Write, before its action, that a command is begun, and what its action will have closed. StoreError: it is not."""
-        self._write([_Begun(command=command)] if closed is None else [_Begun(command=command), closed])
+        begun = _Begun(command=command, noted=noted or {})
+        self._write([begun] if closed is None else [begun, closed])
 
     def end(self, command: Command, outcome: Outcome, *more: Closed | str) -> None:
         """Write a command's outcome, and what is closed now or (a key) open again."""
@@ -169,8 +180,9 @@ class Ledger:
                 del self._ended[command_id]
                 over -= 1
         self._opened = {key: issued for key, issued in self._opened.items() if issued + KEEP >= now}
-        for command_id, command in list(self._begun.items()):
-            if command.expires + KEEP < now:
+        for command_id, begun in list(self._begun.items()):
+            # One that waits for its end has notes, and ends by itself.
+            if not begun.noted and begun.command.expires + KEEP < now:
                 del self._begun[command_id]
 
     def _write(self, records: Sequence[_Record], *, sync: bool = True) -> None:
@@ -212,7 +224,7 @@ class Ledger:
     def _apply(self, record: _Record) -> None:
         match record:
             case _Begun(command=command):
-                self._begun[command.id] = command
+                self._begun[command.id] = record
             case _Ended(outcome=outcome):
                 self._begun.pop(outcome.id, None)
                 self._ended[outcome.id] = record
@@ -243,7 +255,7 @@ class Ledger:
         return whole, len(data)
 
     def _rewrite(self) -> None:
-        records: list[_Record] = [_Begun(command=command) for command in self._begun.values()]
+        records: list[_Record] = list(self._begun.values())
         records += self._ended.values()
         records.append(_Acknowledged(ids=tuple(each for each in self._ended if each not in self._unacknowledged)))
         records += [_Opened(key=key, issued=issued) for key, issued in self._opened.items()]

@@ -35,6 +35,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     kernel_thread: bool
     #: Has ended, and waits only to be reaped.
     ended: bool
+    #: Its session; 0: not known.
+    sid: int = 0
 
     @property
     def container_id(self) -> str | None:
@@ -56,6 +58,8 @@ class Stat(Struct, frozen=True, kw_only=True):
     state: str
     ppid: int
     pgid: int
+    #: Its session, which only a fork can bring another process into.
+    sid: int
     kernel_thread: bool
     #: Clock ticks after boot.
     start_ticks: int
@@ -116,6 +120,7 @@ def parse_stat(text: bytes) -> Stat:
         state=fields[0].decode(),
         ppid=int(fields[1]),
         pgid=int(fields[2]),
+        sid=int(fields[3]),
         kernel_thread=bool(int(fields[6]) & _KERNEL_THREAD),
         start_ticks=int(fields[19]),
     )
@@ -225,6 +230,7 @@ def _facts(pid: int, directory: int, *, full: bool) -> Facts:
         exe_id=exe_id,
         kernel_thread=stat.kernel_thread,
         ended=ended,
+        sid=stat.sid,
     )
 
 

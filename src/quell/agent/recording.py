@@ -8,13 +8,37 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from quell.agent.kernel import Capabilities, Isolation, Kernel, Look
-from quell.agent.proc import Facts
-from quell.model.action import KillProcess, Quarantine, ReleaseQuarantine, ReniceProcess, word
+from quell.agent.members import now
+from quell.agent.proc import Facts, Stat
+from quell.model.action import (
+    KillPod,
+    KillProcess,
+    KillProcessGroup,
+    KillProcessTree,
+    Quarantine,
+    ReleaseQuarantine,
+    ReniceProcess,
+    word,
+)
+
+_WORDS = frozenset(
+    word(action)
+    for action in (
+        KillProcess,
+        KillProcessGroup,
+        KillProcessTree,
+        KillPod,
+        ReniceProcess,
+        Quarantine,
+        ReleaseQuarantine,
+    )
+)
 
 
 class Deed(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,6 +51,8 @@ class Deed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     strict: bool = False
     ports: tuple[int, ...] = ()
     priority: int | None = None
+    #: It would have been asked to end (SIGTERM), not made to.
+    polite: bool = False
 
 
 class _Opened(NamedTuple):
@@ -39,6 +65,9 @@ class _Opened(NamedTuple):
 
 class RecordingKernel:
     """quell.agent.kernel.Kernel. deeds: what would have been done, in order."""
+
+    #: They are made and killed as a whole; here each process is written down by itself.
+    cgroups = None
 
     def __init__(
         self,
@@ -55,15 +84,16 @@ class RecordingKernel:
         # Above every file descriptor, so that a handle of ours is never mistaken for one.
         self._numbers = itertools.count(1 << 32)
         self._handles: dict[int, _Opened] = {}
-        self._ended: set[tuple[int | None, int | None]] = set()
+        #: Instances that would have ended, and when (clock ticks after boot).
+        self._ended: dict[tuple[int | None, int | None], int] = {}
         self._priorities: dict[int, int] = {}
         self._closed: dict[int, bool] = {}
 
     def capabilities(self) -> Capabilities:
-        words = {word(action) for action in (KillProcess, ReniceProcess, Quarantine, ReleaseQuarantine)}
-        return Capabilities(
-            words=frozenset(words), limits=("everything: only written down, because this is a dry run",)
-        )
+        return Capabilities(words=_WORDS, limits=("everything: only written down, because this is a dry run",))
+
+    def hurrying(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def open_process(self, pid: int) -> int | None:
         return self._open_process(
@@ -98,23 +128,66 @@ class RecordingKernel:
         if self.wait_ended(process, 0):
             raise ProcessLookupError
         self._note(KillProcess, facts)
-        self._ended.add(_instance(facts))
+        self._ended[_instance(facts)] = now()
 
-    def renice(self, pid: int, priority: int) -> int:
+    def terminate(self, process: int) -> None:
+        facts = self._process(process)
+        if self.wait_ended(process, 0):
+            raise ProcessLookupError
+        self._note(KillProcess, facts, polite=True)
+
+    def may_kill(self, process: int) -> bool:
+        beneath = self._handles[process].beneath
+        if self.wait_ended(process, 0):
+            raise ProcessLookupError
+        return self._beneath.may_kill(beneath) if self._beneath and beneath is not None else True
+
+    def kill_group(self, leader: int) -> bool:  # noqa: ARG002 - each member is written down by itself
+        return False
+
+    def priority(self, pid: int) -> int:
+        if self.facts(pid) is None:
+            raise ProcessLookupError
+        if pid in self._priorities or pid in self._given or self._beneath is None:
+            return self._priorities.get(pid, 0)
+        return self._beneath.priority(pid)
+
+    def renice(self, pid: int, priority: int) -> None:
         facts = self.facts(pid)
         if facts is None:
             raise ProcessLookupError
-        before = self._priorities.get(pid, 0)
         self._priorities[pid] = priority
         self._note(ReniceProcess, facts, priority=priority)
-        return before
+
+    def table(self) -> dict[int, Stat]:
+        table = self._beneath.table() if self._beneath else {}
+        table |= {pid: _stat(facts) for pid, facts in self._given.items()}
+        return {pid: stat for pid, stat in table.items() if not self._would_not_be(pid, stat, table)}
+
+    def _would_not_be(self, pid: int, stat: Stat, table: dict[int, Stat]) -> bool:
+        """Whether it has ended, or was forked by one that has."""
+        if (pid, stat.start_ticks) in self._ended:
+            return True
+        parent = table.get(stat.ppid)
+        ended = None if parent is None else self._ended.get((stat.ppid, parent.start_ticks))
+        return ended is not None and stat.start_ticks >= ended
+
+    def pid_namespace(self, pid: int) -> int | None:
+        if pid in self._given or self._beneath is None:
+            return 0 if self.facts(pid) else None
+        return self._beneath.pid_namespace(pid)
+
+    def is_within(self, pid: int, namespace: int | None) -> bool:
+        if pid in self._given or self._beneath is None:
+            return self.facts(pid) is not None and namespace == 0
+        return self._beneath.is_within(pid, namespace)
 
     def members(self, *, container_id: str | None = None, pod_uid: str | None = None) -> list[int]:
         found = [
             facts
             for facts in self._given.values()
             if (container_id is None or any(each.startswith(container_id) for each in facts.placement.containers))
-            and (pod_uid is None or facts.pod_uid == pod_uid)
+            and (pod_uid is None or facts.placement.container_in(pod_uid) is not None)
             and _instance(facts) not in self._ended
         ]
         found.sort(key=lambda facts: facts.process.start_ticks or 0)
@@ -200,12 +273,38 @@ class RecordingKernel:
             raise ValueError("this is the handle of a namespace")
         return facts
 
-    def _note(self, action: type[KillProcess | ReniceProcess], facts: Facts, *, priority: int | None = None) -> None:
+    def _note(
+        self,
+        action: type[KillProcess | ReniceProcess],
+        facts: Facts,
+        *,
+        priority: int | None = None,
+        polite: bool = False,
+    ) -> None:
         process = facts.process
         self.deeds.append(
-            Deed(action=word(action), pid=process.pid, start_ticks=process.start_ticks, priority=priority)
+            Deed(
+                action=word(action),
+                pid=process.pid,
+                start_ticks=process.start_ticks,
+                priority=priority,
+                polite=polite,
+            )
         )
 
 
 def _instance(facts: Facts) -> tuple[int | None, int | None]:
     return facts.process.pid, facts.process.start_ticks
+
+
+def _stat(facts: Facts) -> Stat:
+    process = facts.process
+    return Stat(
+        name=process.name or "",
+        state="Z" if facts.ended else "S",
+        ppid=process.ppid or 0,
+        pgid=process.pgid or 0,
+        sid=facts.sid,
+        kernel_thread=facts.kernel_thread,
+        start_ticks=process.start_ticks or 0,
+    )

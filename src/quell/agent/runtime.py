@@ -37,6 +37,7 @@ from quell.agent.linux.capabilities import may_look_at_others, socket_limits
 from quell.agent.linux.kernel import LinuxKernel
 from quell.agent.observing import Observing
 from quell.agent.outbox import Outbox
+from quell.agent.pod import NotYet
 from quell.agent.protected import Protected
 from quell.agent.sensor import Sensor
 from quell.agent.subjects import Subjects
@@ -198,6 +199,8 @@ class Agent:
         self._memory_bounds: tuple[float, float] = _PRESSURE
         self._pressure = memory.Pressure(*_PRESSURE)
         self._watch_timer: asyncio.TimerHandle | None = None
+        #: By its id, a command that was begun and waits for its end.
+        self._waiting: dict[str, asyncio.TimerHandle] = {}
         self._told = 0.0
         #: By key: how often somebody tampered with it since the controller was told, and when that was (monotonic).
         self._tampered: dict[str, int] = {}
@@ -227,6 +230,8 @@ class Agent:
             self._census.start()
         for outcome in await self._loop.run_in_executor(self._hands, self._executor.resume):
             _told("resumed", outcome)
+        for command in self._ledger.unfinished():
+            self._hands.submit(self._carry_out, command)
         self._plan_lease()
         self._look_at_memory()
         self._hands.submit(self._watch)
@@ -238,7 +243,7 @@ class Agent:
         self._observing.stop()
         if self._census is not None:
             self._census.stop()
-        for timer in (self._lease_timer, self._watch_timer, self._memory_timer):
+        for timer in (self._lease_timer, self._watch_timer, self._memory_timer, *self._waiting.values()):
             if timer is not None:
                 timer.cancel()
         self._hands.shutdown(cancel_futures=True)
@@ -351,11 +356,25 @@ class Agent:
         """In a thread of its own."""
         try:
             outcome = self._executor.execute(command)
+        except NotYet as waiting:
+            self._loop.call_soon_threadsafe(self._wait, command, waiting.seconds)
+            return
         except Exception:  # noqa: BLE001 - the last frame of a thread: nobody else would learn of it
             # The controller repeats the command, as no outcome is reported.
             _log.exception("a command failed in a way that was not foreseen", id=command.id)
             return
         self._loop.call_soon_threadsafe(self._carried_out, command, outcome)
+
+    def _wait(self, command: Command, seconds: float) -> None:
+        """Carry it out again then. It may come again meanwhile, and is not to be waited for twice."""
+        before = self._waiting.pop(command.id, None)
+        if before is not None:
+            before.cancel()
+        self._waiting[command.id] = self._loop.call_later(seconds, self._again, command)
+
+    def _again(self, command: Command) -> None:
+        del self._waiting[command.id]
+        self._hands.submit(self._carry_out, command)
 
     def _carried_out(self, command: Command, outcome: Outcome) -> None:
         self.link.send(Reported(outcome=outcome))

@@ -25,7 +25,7 @@ from quell.channel.envelope import sign
 from quell.channel.messages import Announced, FromController, Ordered, OutcomeAck
 from quell.controller.outcomes import Outcomes
 from quell.errors import QuellError
-from quell.model.action import AgentAction
+from quell.model.action import AgentAction, KillPod
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason, StateChange
 from quell.response.facts import KUBERNETES
 from quell.storage import outbox
@@ -191,7 +191,7 @@ class Dispatcher:
             for pending in list(commands.values()):
                 if pending.recording:
                     continue
-                grace = self._timing.grace if pending.doubtful else 0.0
+                grace = self._timing.grace + _lasts(pending.command.action) if pending.doubtful else 0.0
                 if now >= pending.command.expires + grace:
                     self._expire(pending, now)
                 elif now >= pending.due:
@@ -333,3 +333,8 @@ class Dispatcher:
     def _woken(self) -> None:
         self._timer = None
         self.look()
+
+
+def _lasts(action: AgentAction) -> float:
+    """Seconds that the action itself may take once it was begun."""
+    return action.grace_period if isinstance(action, KillPod) else 0.0

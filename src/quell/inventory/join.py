@@ -117,6 +117,7 @@ def join(identifier: str, sources: Sources) -> Workload | None:
         namespace_labels=sources.namespace_labels(cluster, namespace),
         pod_name=pod.name if isinstance(pod, PodSeen) else _first(named, lambda container: container.pod_name),
         pod_uid=pod_uid,
+        podman_pod=_first(runtime, lambda container: container.podman_pod),
         sandbox=_first(runtime, lambda container: container.sandbox),
         host_network=True if True in host_networks else False if False in host_networks else None,
         probe_ports=probe_ports,

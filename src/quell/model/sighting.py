@@ -40,6 +40,8 @@ class ContainerSeen(Struct, frozen=True, gc=False, kw_only=True, tag="container"
     namespace: str | None = None
     pod_name: str | None = None
     pod_uid: str | None = None
+    #: podman's id of the pod of its own that it is in, which no Kubernetes knows of.
+    podman_pod: str | None = None
     #: Its first process on the node; None where the source cannot say.
     pid: int | None = None
     #: Epoch seconds.

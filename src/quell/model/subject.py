@@ -126,6 +126,7 @@ class PodTarget(Struct, frozen=True, gc=False, kw_only=True, tag="pod", omit_def
     machine_id: str | None = None
     namespace: str | None = None
     name: str | None = None
+    #: Or podman's id of one of its own pods.
     uid: str | None = None
     #: A container of it, as the event names it: perhaps by the first digits of its id.
     container_id: str | None = None

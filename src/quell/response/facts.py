@@ -91,6 +91,8 @@ class Workload(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     namespace_labels: dict[str, str] | None = None
     pod_name: str | None = None
     pod_uid: str | None = None
+    #: podman's id of the pod of its own that it is in.
+    podman_pod: str | None = None
     #: Owner of the network namespace that it shares; None: its own.
     sandbox: str | None = None
     host_network: bool | None = None

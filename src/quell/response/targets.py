@@ -168,9 +168,11 @@ def _guarded(process: Process, agent: AgentFacts | None) -> Refusal | None:
 
 def _pod(event: Event, state: State) -> Aim:
     subject = event.subject
-    pod = subject.pod
     if event.category is Category.ADMISSION_CONTROL:
         return _not_applicable(subject, "an admission review has no pod that runs")
+    known = None if subject.container is None else state.workloads.get(subject.container.id)
+    of_podman = None if known is None else known.podman_pod
+    pod = subject.pod or (Pod(uid=of_podman) if of_podman else None)
     if pod is None or not (pod.uid or (pod.name and subject.namespace)):
         return _not_applicable(subject, "the event names no pod")
     agent, refusal = _agent(subject, state)
@@ -184,11 +186,12 @@ def _pod(event: Event, state: State) -> Aim:
         container_id=None if subject.container is None else subject.container.id,
         seen=event.time,
     )
-    # Whose API is configured is asked there, even if the API does not answer (SEMANTICS section 10).
-    cluster = state.cluster_of(subject)
+    # Whose API is configured is asked there, even if the API does not answer (SEMANTICS section 10). podman's own pods are
+    # of no cluster.
+    cluster = state.cluster_of(subject) if of_podman is None else None
     if cluster is not None:
         return Aim(target, subject, cluster, None)
-    if refusal is not None:
+    if refusal is not None and of_podman is None:
         of = f"cluster {subject.cluster}" if subject.cluster else "its cluster"
         refusal = Refusal(refusal.reason, f"{refusal.explanation}, and no Kubernetes API of {of} is configured")
     return Aim(target, subject, agent, refusal)

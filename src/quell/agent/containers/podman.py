@@ -1,4 +1,4 @@
-"""Labels and networks of podman's containers, which only podman itself knows (they are in its database).
+"""Labels, networks and pods of podman's containers, which only podman itself knows (they are in its database).
 
 Each container is asked about once, when it is first seen: they never change after. The program is asked, not the API
 socket: a connection would make systemd start podman's service, and a lasting one would keep it running.
@@ -18,7 +18,10 @@ from msgspec import Struct
 from quell.agent.containers import bounds
 from quell.agent.containers.program import answer
 
-_FORMAT = '{"id":{{json .ID}},"labels":{{json .Config.Labels}},"network":{{json .HostConfig.NetworkMode}}}'
+_FORMAT = (
+    '{"id":{{json .ID}},"labels":{{json .Config.Labels}},"network":{{json .HostConfig.NetworkMode}},'
+    '"pod":{{json .Pod}}}'
+)
 _AT_ONCE = 256
 _LONGEST_SECONDS = 20.0
 #: A container is in the store a moment before podman's database has it.
@@ -35,12 +38,14 @@ class _Answer(Struct, frozen=True):
     id: str
     labels: dict[str, str] | None = None
     network: str | None = None
+    pod: str | None = None
 
 
 class Details(Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     sandbox: str | None
     host_network: bool
+    pod: str | None
 
 
 _answer: msgspec.json.Decoder[_Answer] = msgspec.json.Decoder(_Answer)
@@ -129,5 +134,6 @@ def details(text: bytes, asked: set[str]) -> dict[str, Details]:
                 labels=bounds.labels(told.labels or {}) or {},
                 sandbox=bounds.identity(other) if kind == "container" else None,
                 host_network=kind == "host",
+                pod=bounds.identity(told.pod) if told.pod else None,
             )
     return found

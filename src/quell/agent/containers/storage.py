@@ -208,6 +208,7 @@ class Storage:
                     labels=bounds.labels(details.labels),
                     sandbox=details.sandbox,
                     host_network=details.host_network,
+                    podman_pod=details.pod,
                 )
         self._table.put(msgspec.structs.replace(seen, pid=pid, running=pid is not None), written=written)
 

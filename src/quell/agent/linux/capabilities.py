@@ -6,9 +6,19 @@ import os
 from pathlib import Path
 
 from quell.agent.kernel import Capabilities
+from quell.agent.linux import cgroups
 from quell.agent.linux.namespace import rehearse
 from quell.agent.linux.sock_diag import Diag
-from quell.model.action import KillProcess, Quarantine, ReleaseQuarantine, ReniceProcess, word
+from quell.model.action import (
+    KillPod,
+    KillProcess,
+    KillProcessGroup,
+    KillProcessTree,
+    Quarantine,
+    ReleaseQuarantine,
+    ReniceProcess,
+    word,
+)
 
 # linux/capability.h
 _KILL, _NET_ADMIN, _SYS_PTRACE, _SYS_ADMIN, _SYS_NICE = 5, 12, 19, 21, 23
@@ -20,7 +30,12 @@ def probe() -> Capabilities:
     words: set[str] = set()
     limits: list[str] = []
     if hasattr(os, "pidfd_open") and _has_pidfd():
-        words |= {word(KillProcess), word(ReniceProcess)}
+        words |= {word(KillProcess), word(KillProcessGroup), word(KillProcessTree), word(KillPod), word(ReniceProcess)}
+        if not cgroups.may_make():
+            limits.append(
+                f"{word(KillProcessTree)}: what is forked and orphaned while it is killed may be left, for lack of "
+                "control groups (version 2) that this agent may make"
+            )
         if not held >> _KILL & 1:
             limits.append(f"{word(KillProcess)}: only processes of user {os.geteuid()}, for lack of CAP_KILL")
         elif not held >> _SYS_PTRACE & 1:
