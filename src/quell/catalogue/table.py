@@ -275,7 +275,7 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
                 reversible=False,
                 needs=_PROCESS_NEEDS,
                 permissions=_PROCESS_PERMISSIONS,
-                description="Kills the process and all its descendants.",
+                description="Kills the process and all its descendants, those with another parent by now included.",
                 example="agentKillProcessTree",
             ),
             ActionSpec(
@@ -285,8 +285,14 @@ ACTIONS: Mapping[str, ActionSpec] = MappingProxyType(
                 destructive=True,
                 reversible=False,
                 needs=("pod",),
-                permissions=("get and delete pods, list poddisruptionbudgets in the Kubernetes API",),
-                description="Deletes the pod under its uid; its controller may start another one.",
+                permissions=(
+                    "get and delete pods, list poddisruptionbudgets in the Kubernetes API",
+                    "CAP_KILL where there is no API",
+                ),
+                description=(
+                    "Ends the pod: deletes it under its uid where its API is configured, else ends its containers on their "
+                    "machine. Its controller may start another one."
+                ),
                 example="agentKillPod: {grace_period: 5}",
             ),
             ActionSpec(
