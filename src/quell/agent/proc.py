@@ -195,6 +195,7 @@ def read_execution(
         exe_id=exe_id,
         kernel_thread=False,
         ended=False,
+        sid=stat.sid,
     )
 
 
