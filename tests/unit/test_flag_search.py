@@ -101,9 +101,9 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
     with pytest.raises(FilterError) as refused:
         compiled(wrong, {})
     places = {problem.path: problem for problem in refused.value.problems}
-    assert set(places) == {"severity", "class", "name", "pod"}
+    assert set(places) == {"severity", "flag_class", "name", "pod"}
     assert places["severity"].nearest == "high"
-    assert places["class"].nearest == "red"
+    assert places["flag_class"].nearest == "red"
 
 
 @pytest.mark.parametrize("newer", [False, True])

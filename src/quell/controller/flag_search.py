@@ -166,10 +166,10 @@ def _classes(values: Sequence[str], problems: Problems) -> tuple[bool | None, Ma
     paths = [value for value in values if value.casefold() not in words]
     for path in paths:
         if "/" not in path and not is_glob(path):
-            problems.add("class", f"there is no class {path[:100]!r}", got=path, words=sorted(words))
+            problems.add("flag_class", f"there is no class {path[:100]!r}", got=path, words=sorted(words))
     if not paths:
         return (FlagClass.RED.value in plain if len(plain) == 1 else None), None
-    return None, any_glob("class", [*paths, *(f"{word}flag/*" for word in plain)], problems)
+    return None, any_glob("flag_class", [*paths, *(f"{word}flag/*" for word in plain)], problems)
 
 
 def _askers(values: Iterable[str], rules: Mapping[str, str]) -> Callable[[str], bool]:
@@ -177,7 +177,8 @@ def _askers(values: Iterable[str], rules: Mapping[str, str]) -> Callable[[str], 
     given = set(values)
     wanted = given | {f"rule/{value}" for value in given} | {f"policy/{value}" for value in given}
     wanted |= {rules[value] for value in given if value in rules}
-    return lambda by: by in wanted or by.rpartition("/")[0] in wanted - {"rule", "policy"}
+    above = wanted - {"rule", "policy"}
+    return lambda by: by in wanted or by.rpartition("/")[0] in above
 
 
 def _says(kept: KeptFlag, words: Sequence[str]) -> bool:
