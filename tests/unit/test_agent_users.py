@@ -118,6 +118,9 @@ class TestContainers:
                 assert time.monotonic() < deadline
             assert users.name(4123, pid, "c") == "app"
             assert users.name(0, pid, "c") == "root"
+            # What was told stays known, also to whoever proves that a process is the one told of.
+            assert users.given(4123, "c") == {"app"}
+            assert users.given(4123, "d") == users.given(77, "c") == frozenset()
             # Another container is another list.
             assert users.name(4123, pid, "d") == "root"
 

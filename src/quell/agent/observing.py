@@ -104,9 +104,10 @@ class Observing:
             exe_id=(execution.file.device, execution.file.inode),
             cmdline=" ".join(execution.arguments),
         )
+        among_machines = facts.container_id is not None and _is_among_machines(pid)
         signal.pidfd_send_signal(pidfd, 0)
         inhabitant = self._subjects.of(facts)
-        if inhabitant is None or (inhabitant.inside == 0 and _is_runtime(facts)):
+        if inhabitant is None or (among_machines and _is_runtime(facts, inhabitant)):
             return
         self._residents.put(facts, inhabitant)
         self._tell(Seen.EXECUTED, inhabitant, happened)
@@ -265,19 +266,27 @@ def _observation(finding: Finding, inhabitant: Inhabitant, now: float) -> Observ
     )
 
 
-def _is_runtime(facts: Facts) -> bool:
-    """Whether a process whose parent is outside of its container is the runtime's own, on its way in.
+def _is_runtime(facts: Facts, inhabitant: Inhabitant) -> bool:
+    """Whether one that is among the machine's files is not the container's process but the runtime's own, on its way in.
 
-    Such a one is in the control group already, but still among the machine's files, and executes a sealed copy of the
-    runtime, which has no path there. A process that got out of a container executes something that can be found.
+    Such a one is in the control group already and has its parent outside. It executes the runtime (`runc init`), first as its parent does and then a sealed copy that has no path there. A process
+    that got out of a container executes something else, something that can be found, or is told of by its parent.
     """
-    pid, exe = facts.process.pid, facts.process.exe
-    if facts.container_id is None or pid is None or exe is None or facts.process.ppid == 1:
+    process, subject = facts.process, inhabitant.subject.process
+    if inhabitant.inside or subject is None or not subject.lineage or process.exe is None or process.ppid == 1:
         return False
-    if proc.mounts(pid) != proc.host_mounts():
-        return False
+    if process.exe == subject.lineage[0].exe:
+        return (process.cmdline or "").endswith(" init")
     try:
-        found = os.stat(exe)  # noqa: PTH116 - on the sensor's path
+        found = os.stat(process.exe)  # noqa: PTH116 - on the sensor's path
     except OSError:
         return True
     return (found.st_dev, found.st_ino) != facts.exe_id
+
+
+def _is_among_machines(pid: int) -> bool:
+    """ProcessLookupError: it has ended."""
+    mounts = proc.mounts(pid)
+    if mounts is None:
+        raise ProcessLookupError(pid)
+    return mounts == proc.host_mounts()

@@ -41,6 +41,7 @@ from quell.agent.pod import NotYet
 from quell.agent.protected import Protected
 from quell.agent.sensor import Sensor
 from quell.agent.subjects import Subjects
+from quell.agent.users import Users
 from quell.agent.watchlist import WatchList
 from quell.channel.envelope import verify
 from quell.channel.messages import (
@@ -129,13 +130,15 @@ async def run(options: Options) -> None:
         identity = await _until(stop, _identity(options))
         if identity is None:
             return
+        users = Users()
         agent = Agent(
             options,
             identity,
             ledger=ledger,
             protected=protected,
-            kernel=LinuxKernel(),
+            kernel=LinuxKernel(users),
             watch_list=watch_list,
+            users=users,
         )
         try:
             await agent.start()
@@ -166,6 +169,7 @@ class Agent:
         protected: Protected,
         kernel: Kernel,
         watch_list: WatchList | None,
+        users: Users | None = None,
     ) -> None:
         self._identity = identity
         self._state = options.state
@@ -177,7 +181,7 @@ class Agent:
         machine = Subject(node=identity.node, machine_id=machine_id or None)
         self._outbox = Outbox(options.state / "outbox", self._on_lost)
         self._notices = Notices(machine, self._emit, time.time)
-        subjects = Subjects(machine)
+        subjects = Subjects(machine, users)
         self._observing = Observing(subjects, self._notices, lambda: self.link.rouse())  # noqa: PLW0108 - there is no link yet
         self._may_observe = watch_list is not None
         self._sensor, limits = self._sense(watch_list, subjects)

@@ -22,10 +22,10 @@ class Inhabitant(NamedTuple):
 class Subjects:
     """For one thread."""
 
-    def __init__(self, machine: Subject) -> None:
+    def __init__(self, machine: Subject, users: Users | None = None) -> None:
         """machine: its node and machine_id."""
         self._machine = machine
-        self.users = Users()
+        self.users = users or Users()
         self.lineage = Lineage(self.users)
 
     def of(self, facts: Facts) -> Inhabitant | None:

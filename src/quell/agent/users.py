@@ -72,7 +72,7 @@ class _List(Struct):
 
 
 class Users:
-    """Names as observations and incidents give them. For one thread."""
+    """Names as observations and incidents give them. For one thread, but given()."""
 
     def __init__(self) -> None:
         self._lists: OrderedDict[str, _List] = OrderedDict()
@@ -81,6 +81,13 @@ class Users:
         """The container's own name for the user of a process of it; else the machine's; else the number."""
         found = None if container is None else self._contained(uid, pid, container)
         return found or user_name(uid) or str(uid)
+
+    def given(self, uid: int, container: str) -> frozenset[str]:
+        """The container's own name for a user, if it was told."""
+        listed = self._lists.get(container)
+        number = None if listed is None else inner(uid, listed.mapping)
+        name = None if listed is None or number is None else listed.names.get(number)
+        return frozenset() if name is None else frozenset((name,))
 
     def _contained(self, uid: int, pid: int, container: str) -> str | None:
         listed = self._lists.get(container)

@@ -14,6 +14,7 @@ from quell.agent import proc, users
 from quell.agent.kernel import Capabilities, Cgroups, Isolation, Look
 from quell.agent.linux import capabilities, cgroups, namespace
 from quell.agent.proc import Facts, Stat
+from quell.agent.users import Users
 
 #: linux/pidfd.h: the process group whose leader the handle names. Linux 6.9.
 _PROCESS_GROUP = 1 << 2
@@ -27,6 +28,10 @@ class LinuxKernel:
     """quell.agent.kernel.Kernel by system calls; handles are file descriptors."""
 
     cgroups: Cgroups = cgroups
+
+    def __init__(self, given: Users | None = None) -> None:
+        """given: the names of users that this agent's sensor tells."""
+        self._given = given
 
     def capabilities(self) -> Capabilities:
         return capabilities.probe()
@@ -72,7 +77,12 @@ class LinuxKernel:
         return proc.read_process(pid, full=False)
 
     def names_of(self, uid: int, pid: int) -> frozenset[str]:
-        return users.names_of(uid, pid)
+        names = users.names_of(uid, pid)
+        placement = None if self._given is None else proc.read_placement(pid)
+        if self._given is not None and placement is not None and placement.container_id is not None:
+            # A container may have renamed its users since this agent told of one.
+            names |= self._given.given(uid, placement.container_id)
+        return names
 
     def wait_ended(self, process: int, timeout: float) -> bool:
         poll = select.poll()
