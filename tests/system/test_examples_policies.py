@@ -114,12 +114,8 @@ class Shop(Quell):
 
     def _knows(self, identity: str) -> bool:
         found = [each for each in self.ask("GET", "/v1/workloads")["items"] if each["id"] == identity]
-        return (
-            bool(found)
-            and found[0].get("image") == IMAGE
-            and found[0]["running"]
-            and bool(found[0].get("labels") is not None)
-        )
+        # With its labels the pod is known that it is in: podman has been asked.
+        return any(each.get("image") == IMAGE and each["running"] and "labels" in each for each in found)
 
 
 def _build(containers: Podman) -> None:

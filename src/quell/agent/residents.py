@@ -11,7 +11,7 @@ from quell.agent.holders import Holder
 from quell.agent.proc import Facts
 from quell.agent.subjects import Inhabitant
 
-_MOST = 8192
+_MOST = 4096
 _LONG = 200
 
 
