@@ -115,7 +115,7 @@ class Shop(Quell):
     def _knows(self, identity: str) -> bool:
         found = [each for each in self.ask("GET", "/v1/workloads")["items"] if each["id"] == identity]
         # With its labels the pod is known that it is in: podman has been asked.
-        return any(each.get("image") == IMAGE and each["running"] and "labels" in each for each in found)
+        return any(each.get("image") == IMAGE and each["running"] and each.get("labels") is not None for each in found)
 
 
 def _build(containers: Podman) -> None:
