@@ -95,6 +95,7 @@ class Guardian:
         self._to_review: dict[str, Policy] = {}
         self._reviewing: asyncio.Task[None] | None = None
         self._is_awake = False
+        self._loop = asyncio.get_running_loop()
         self._ask: Ask | None = None
         self._asks_all = False
         self._told_lost = 0.0
@@ -256,7 +257,8 @@ class Guardian:
     def _wake(self) -> None:
         if not self._is_awake and (self._queue or self._containers):
             self._is_awake = True
-            asyncio.get_running_loop().call_soon(self._look)
+            # What the inventory was told of may have been told from outside the loop.
+            self._loop.call_soon_threadsafe(self._look)
 
     def _look(self) -> None:
         self._is_awake = False
