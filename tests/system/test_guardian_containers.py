@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 import time
@@ -60,6 +61,14 @@ class Guarded(Quell):
     def found(self) -> list[dict[str, Any]]:
         """Events that the guardian made, the newest first."""
         return list(self.ask("GET", "/v1/events", params={"source": "guardian", "limit": 1000})["items"])
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One test of this file at a time: each one's agent sees the containers of all, which have the same image."""
+    with (tmp_path_factory.getbasetemp().parent / "guardian-containers.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture
