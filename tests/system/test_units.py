@@ -21,6 +21,8 @@ from confine import ROOT, directives
 from running import wait_for
 from trust_place import Place
 
+from quell.agent.linux import cgroups
+
 UNITS = ROOT / "deploy" / "systemd"
 CONTROLLER, AGENT = UNITS / "quell-controller.service", UNITS / "quell-agent.service"
 PODMAN = UNITS / "quell-agent-podman.conf"
@@ -37,6 +39,7 @@ pytestmark = [
 #: What an agent can, and cannot, of other users' processes: one word a line.
 LOOK = """
 import json, os, sys
+from quell.agent.linux import cgroups
 from quell.agent.linux.kernel import LinuxKernel
 kernel, pid = LinuxKernel(), int(sys.argv[1])
 can = set()
@@ -56,6 +59,12 @@ def isolated():
     found = kernel.open_namespace(int(sys.argv[2]))
     kernel.isolate(found, strict=True)
     return kernel.release(found)
+def kept_together():
+    group = cgroups.make(pid, f"quell-kill-units-{os.getpid()}")
+    try:
+        return cgroups.move(kernel.open_process(pid), pid, group)
+    finally:
+        cgroups.remove(group)
 def ended():
     process = kernel.open_process(pid)
     kernel.kill(process)
@@ -65,6 +74,7 @@ attempt("executable", lambda: kernel.facts(pid).process.exe)
 attempt("content", content)
 attempt("open files", lambda: os.listdir(f"/proc/{pid}/fd"))
 attempt("quarantine", isolated)
+attempt("control groups", kept_together)
 attempt("agentKillProcess", ended)
 held = kernel.capabilities()
 print(json.dumps({"can": sorted(can), "words": sorted(held.words), "limits": held.limits}))
@@ -79,7 +89,15 @@ LOST = {
     "CAP_SYS_NICE": {"agentReniceProcess"},
     "CAP_DAC_READ_SEARCH": {"content", "open files"},
 }
-ALL = {"agentKillProcess", "agentReniceProcess", "content", "executable", "open files", "quarantine"}
+ALL = {
+    "agentKillProcess",
+    "agentReniceProcess",
+    "content",
+    "control groups",
+    "executable",
+    "open files",
+    "quarantine",
+}
 
 
 def confined(unit: Path, capabilities: list[str], *words: str) -> list[str]:
@@ -93,9 +111,17 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Iterator[tuple[int, int]]:
-    """Pids of another user's process, whose executable only that user may read, and of one in a network namespace."""
+    """Pids of another user's process, whose executable only that user may read, and of one in a network namespace.
+
+    The first is in a control group, as all that systemd starts: in the topmost one root may not make others without more.
+    """
     folder = Path("/var/tmp") / f"quell-units-{os.getpid()}"
     folder.mkdir(mode=0o755)
+    mount = cgroups.mounted()
+    if mount is None:
+        pytest.skip("this machine has no control groups of version 2")
+    group = Path(mount.folder) / f"units-{os.getpid()}"
+    group.mkdir()
     started: list[subprocess.Popen[bytes]] = []
     try:
         program = folder / "nap"
@@ -103,6 +129,7 @@ def theirs(tmp_path: Path) -> Iterator[tuple[int, int]]:
         program.chmod(0o700)
         os.chown(program, 65534, 65534)
         started.append(subprocess.Popen([program, "120"], user=65534, group=65534, extra_groups=[]))
+        (group / "cgroup.procs").write_text(str(started[0].pid))
         started.append(subprocess.Popen(["unshare", "--net", "sleep", "120"]))
         own = Path("/proc/self/ns/net").stat().st_ino
         wait_for(lambda: Path(f"/proc/{started[0].pid}/exe").readlink() == program, what="the other user's process")
@@ -113,6 +140,8 @@ def theirs(tmp_path: Path) -> Iterator[tuple[int, int]]:
             each.kill()
             each.wait(10)
         shutil.rmtree(folder)
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), what="the end of what is in the control group")
+        group.rmdir()
 
 
 def look(theirs: tuple[int, int], capabilities: list[str]) -> dict[str, list[str]]:
