@@ -56,6 +56,10 @@ class Stage:
 
     def deviates(self, policy: str, subject: dict[str, Any]) -> dict[str, Any]:
         """The record of a deviation of this policy, once its command has an outcome."""
+        return self.settled(self.posted(policy, subject))
+
+    def posted(self, policy: str, subject: dict[str, Any]) -> str:
+        """The id of a deviation of this policy."""
         self._count += 1
         event = {
             "id": f"deviation-{self._count}",
@@ -66,15 +70,19 @@ class Stage:
             "details": {"policy": policy, "what": "process", "checksum": f"c{self._count}"},
         }
         self.quell.ask("POST", "/v1/events", json=event)
+        return str(event["id"])
+
+    def settled(self, event_id: str) -> dict[str, Any]:
+        """Its record, once its command has an outcome."""
         found: list[dict[str, Any]] = []
 
         def is_settled() -> bool:
-            found[:] = [self.quell.ask("GET", f"/v1/events/{event['id']}")]
+            found[:] = [self.quell.ask("GET", f"/v1/events/{event_id}")]
             actions = found[0]["decision"].get("actions", ())
             granted = [action for action in actions if action["status"] == "granted"]
             return len(found[0].get("outcomes", ())) >= len(granted)
 
-        wait_for(is_settled, what=f"the outcome of {event['id']}")
+        wait_for(is_settled, what=f"the outcome of {event_id}")
         return found[0]
 
     def of(self, process: Process) -> dict[str, Any]:
@@ -158,44 +166,69 @@ def containers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
         yield running
 
 
-@pytest.mark.root
-@pytest.mark.skipif(bool(missing()), reason=missing())
-def test_the_pod_of_a_deviant_container_ends_and_a_container_without_a_pod_does_not(
-    containers: Podman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pods(containers: Podman, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     for name in ("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF"):
         monkeypatch.setenv(name, containers.environment[name])
-    pod = containers("pod", "create", "--name", "shop", "--infra-image", IMAGE, "--network", "none")
-    deviant, other = containers.run("web-1", "--pod", pod), containers.run("side", "--pod", pod)
-    lone = containers.run("web-2")
-    kernel = LinuxKernel()
     quell = Quell(tmp_path)
     try:
         quell.start_controller()
         quell.enrol()
-        stage = Stage(quell)
-        quell.ask("POST", "/v1/documents", content=POD_POLICY)
-        for identity, inside in ((deviant, pod), (lone, None)):
-            wait_for(lambda: _pod_of(quell, identity) == inside, what="the container in the inventory")  # noqa: B023
-        record = stage.deviates("pods", {"container": {"id": lone[:12]}})
-        (action,) = record["decision"]["actions"]
-        assert (action["status"], action["reason"]) == ("refused", "not-applicable")
-
-        record = stage.deviates("pods", {"container": {"id": deviant[:12]}})
-        assert outcome(record)["status"] == "done", record
-        (action,) = record["decision"]["actions"]
-        assert action["target"]["uid"] == pod
-        assert [kernel.members(container_id=each) for each in (deviant, other)] == [[], []]
-        assert len(kernel.members(container_id=lone)) == 1
-        facts = outcome(record)["facts"]
-        assert outcome(record)["time"] - facts["asked_at"] >= 1, "its first processes have no handler"
-        assert set(facts["containers"].split()) > {deviant, other}
+        yield Stage(quell)
     except BaseException:
         sys.stderr.write(quell.log())
         raise
     finally:
         quell.close()
         containers("pod", "rm", "--all", "--force", "--time", "0")
+        containers("rm", "--all", "--force", "--time", "0")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_the_pod_of_a_deviant_container_ends_and_a_container_without_a_pod_does_not(
+    containers: Podman, pods: Stage
+) -> None:
+    pod = containers("pod", "create", "--name", "shop", "--infra-image", IMAGE, "--network", "none")
+    deviant, other = containers.run("web-1", "--pod", pod), containers.run("side", "--pod", pod)
+    lone = containers.run("web-2")
+    kernel = LinuxKernel()
+    pods.quell.ask("POST", "/v1/documents", content=POD_POLICY)
+    for identity, inside in ((deviant, pod), (lone, None)):
+        wait_for(lambda: _pod_of(pods.quell, identity) == inside, what="the container in the inventory")  # noqa: B023
+    record = pods.deviates("pods", {"container": {"id": lone[:12]}})
+    (action,) = record["decision"]["actions"]
+    assert (action["status"], action["reason"]) == ("refused", "not-applicable")
+
+    record = pods.deviates("pods", {"container": {"id": deviant[:12]}})
+    assert outcome(record)["status"] == "done", record
+    (action,) = record["decision"]["actions"]
+    assert action["target"]["uid"] == pod
+    assert [kernel.members(container_id=each) for each in (deviant, other)] == [[], []]
+    assert len(kernel.members(container_id=lone)) == 1
+    facts = outcome(record)["facts"]
+    assert outcome(record)["time"] - facts["asked_at"] >= 1, "its first processes have no handler"
+    assert set(facts["containers"].split()) > {deviant, other}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(bool(missing()), reason=missing())
+def test_an_agent_that_dies_in_the_grace_period_goes_on_with_it(containers: Podman, pods: Stage) -> None:
+    pod = containers("pod", "create", "--name", "patient", "--infra-image", IMAGE, "--network", "none")
+    deviant = containers.run("web-3", "--pod", pod)
+    quell = pods.quell
+    quell.ask("POST", "/v1/documents", content=POD_POLICY.replace("grace_period: 1", "grace_period: 3"))
+    wait_for(lambda: _pod_of(quell, deviant) == pod, what="the container in the inventory")
+    event = pods.posted("pods", {"container": {"id": deviant[:12]}})
+    ledger = quell.folder / "agent" / "ledger"
+    wait_for(lambda: b"asked_at" in ledger.read_bytes(), what="the beginning of the grace period")
+    quell.kill(quell.agent)
+    assert len(LinuxKernel().members(container_id=deviant)) == 1
+    quell.start_agent()
+    told = outcome(pods.settled(event))
+    assert (told["status"], told["facts"]["repeated"]) == ("done", 1)
+    assert told["time"] - told["facts"]["asked_at"] >= 3
+    assert LinuxKernel().members(container_id=deviant) == []
 
 
 def _pod_of(quell: Quell, identity: str) -> str | None:

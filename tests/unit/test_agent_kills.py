@@ -63,6 +63,8 @@ MACHINE = (
     process(800, "/", sid=800),
     process(801, "/", ppid=800, pgid=800, sid=800),
     process(900, "/vault", ppid=801, pgid=800, sid=800),
+    process(810, IN_WEB, pgid=810),
+    process(920, "/vault", pgid=810),
     process(820, "/", sid=820),
     process(821, "/", ppid=820, pgid=821, sid=820),
     process(910, "/vault", ppid=821, pgid=910, sid=820),
@@ -151,7 +153,9 @@ def test_the_group_is_the_one_it_is_in_now_and_not_the_events(rig: Rig) -> None:
     assert rig.killed() == [703]
 
 
-@pytest.mark.parametrize(("action", "pid"), [(KillProcessGroup(), 800), (KillProcessTree(), 820)])
+@pytest.mark.parametrize(
+    ("action", "pid"), [(KillProcessGroup(), 800), (KillProcessGroup(), 810), (KillProcessTree(), 820)]
+)
 def test_a_protected_member_refuses_all_of_it(rig: Rig, action: AgentAction, pid: int) -> None:
     outcome = rig.do(action, meant(pid))
     assert said(outcome) == (REFUSED, Reason.PROTECTED)
@@ -217,7 +221,7 @@ def test_a_tree_ends_with_what_left_its_parents_the_target_last(rig: Rig) -> Non
 def test_all_containers_of_a_pod_end_and_nothing_else(rig: Rig) -> None:
     outcome = rig.do(KillPod(), PodTarget(uid=POD))
     assert said(outcome) == (DONE, None)
-    assert sorted(rig.killed()) == [600, 650, 700, 701, 702, 703, 704, 705]
+    assert sorted(rig.killed()) == [600, 650, 700, 701, 702, 703, 704, 705, 810]
     assert outcome.facts["pod"] == POD
     assert outcome.facts["containers"] == f"{WEB} {SIDE}"
 
@@ -266,17 +270,17 @@ def test_a_pod_is_asked_first_and_made_to_end_after_its_grace_period(rig: Rig) -
         rig.executor.execute(command)
     assert 0 < waiting.value.seconds < 1
     # Only what the runtime started, not what that started.
-    assert sorted(rig.asked()) == [600, 650]
+    assert sorted(rig.asked()) == [600, 650, 810]
     rig.now += 39
     with pytest.raises(NotYet) as waiting:
         rig.executor.execute(command)  # longer than a command may take to come: it came in time
     assert waiting.value.seconds <= 1
-    assert (len(rig.asked()), rig.killed()) == (2, [])
+    assert (len(rig.asked()), rig.killed()) == (3, [])
     assert rig.ledger.find(command.id) is None
     rig.now += 1
     outcome = rig.executor.execute(command)
     assert said(outcome) == (DONE, None)
-    assert len(rig.killed()) == 8
+    assert len(rig.killed()) == 9
     assert outcome.facts["asked_at"] == NOW
 
 
@@ -284,7 +288,7 @@ def test_a_pod_that_ends_when_asked_is_done(rig: Rig) -> None:
     command = rig.command(KillPod(grace_period=40), PodTarget(uid=POD))
     with pytest.raises(NotYet):
         rig.executor.execute(command)
-    for pid in (600, 650, 700, 701, 702, 703, 704, 705):
+    for pid in (600, 650, 700, 701, 702, 703, 704, 705, 810):
         handle = rig.kernel.open_process(pid)
         assert handle is not None
         rig.kernel.kill(handle)
@@ -302,7 +306,7 @@ def test_the_grace_period_outlives_the_agent(rig: Rig) -> None:
         rig.executor.execute(command)
     rig.restart()
     assert rig.executor.resume() == ()
-    assert len(rig.asked()) == 4, "after a restart it is not known whether it was asked"
+    assert len(rig.asked()) == 6, "after a restart it is not known whether it was asked"
     rig.now += 3999
     rig.ledger._size = 1 << 30  # half of a large file says nothing any more
     assert rig.ledger.compact(rig.now + 4000)
@@ -311,7 +315,7 @@ def test_the_grace_period_outlives_the_agent(rig: Rig) -> None:
     rig.now += 1
     (outcome,) = rig.executor.resume()
     assert said(outcome) == (DONE, None)
-    assert len(rig.killed()) == 8
+    assert len(rig.killed()) == 9
 
 
 def test_a_container_that_was_started_again_in_the_pod_is_another(rig: Rig) -> None:
@@ -320,7 +324,7 @@ def test_a_container_that_was_started_again_in_the_pod_is_another(rig: Rig) -> N
     rig.restart()
     (outcome,) = rig.executor.resume()
     assert said(outcome) == (DONE, None)
-    assert sorted(rig.killed()) == [600, 700, 701, 703, 704, 705]
+    assert sorted(rig.killed()) == [600, 700, 701, 703, 704, 705, 810]
 
 
 def test_a_pause_in_the_grace_period_saves_the_pod(rig: Rig) -> None:

@@ -98,5 +98,9 @@ class Group:
             is_inside = container in facts.placement.containers
         else:
             is_inside = self._kernel.is_within(facts.process.pid or 0, self._namespace)
-        self._outside += not is_inside
+        if not is_inside:
+            self._members.guard(
+                facts
+            )  # it would not be hit, but who shares a group with it is not to be judged from here
+            self._outside += 1
         return is_inside

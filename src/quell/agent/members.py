@@ -188,10 +188,15 @@ class Members:
             return OutcomeStatus.FAILED, Reason.FAILED, why, told
         return OutcomeStatus.DONE, None, "", told
 
-    def _check(self, handle: int, facts: Facts) -> None:
-        pid = facts.process.pid
+    def guard(self, facts: Facts) -> None:
+        """Refused: the process is protected."""
         if why := self._protected.check(facts):
-            raise Refused(Reason.PROTECTED, f"process {pid} ({facts.process.name}) is protected: {why}")
+            process = facts.process
+            raise Refused(Reason.PROTECTED, f"process {process.pid} ({process.name}) is protected: {why}")
+
+    def _check(self, handle: int, facts: Facts) -> None:
+        self.guard(facts)
+        pid = facts.process.pid
         if not self._kernel.may_kill(handle):
             raise Refused(
                 Reason.UNSUPPORTED, f"this agent lacks the privilege to kill process {pid}, which belongs to it"
