@@ -139,9 +139,11 @@ class Members:
             self.left.append(str(refused))
             return False
 
-    def kill(self, *, last: int = 0) -> int:
-        """SIGKILL to all that had none yet; how many those were. last: the pid of the one whose turn comes last."""
-        waiting = [pid for pid in self.held if pid not in self._signalled]
+    def kill(self, *, last: int = 0, spared: int = 0) -> int:
+        """SIGKILL to all that had none yet; how many those were. last: the pid of the one whose turn comes last; spared: of
+        the one that gets none now.
+        """
+        waiting = [pid for pid in self.held if pid not in self._signalled and pid != spared]
         waiting.sort(key=lambda pid: pid == last)
         for pid in waiting:
             self._signalled.add(pid)

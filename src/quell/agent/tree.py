@@ -27,9 +27,11 @@ from quell.agent.proc import Facts, Stat
 from quell.model.decision import Command
 
 #: Seconds to get a tree together that changes all the time; then it is killed as far as it is known.
-_GATHERING_SECONDS = 1.0
+_GATHERING_SECONDS = 0.6
 #: Seconds for what was killed in a control group to leave it, before it is looked at one by one; between two looks.
 _EMPTYING_SECONDS, _PAUSE_SECONDS = 0.2, 0.001
+#: Rounds in which the target is spared, where the tree is not in control groups.
+_ROUNDS = 8
 _LEFT = "what was forked and orphaned while it was killed may be left"
 _NO_CGROUPS = f"no control group (version 2) could be made to keep it together: {_LEFT}"
 _TOO_FAST = f"it forked faster than it could be brought together: {_LEFT}"
@@ -109,7 +111,8 @@ class Tree:
         started = time.perf_counter()
         is_together = self._bring_together(time.monotonic() + _GATHERING_SECONDS)
         until = time.monotonic() + SECONDS
-        rounds, complete = 0, False
+        is_whole = is_together and None not in self._made.values()
+        rounds, complete = 0 if is_whole else self._kill_others(), False
         while not complete and time.monotonic() < until:
             rounds += 1
             self._members.kill(last=self._pid)
@@ -117,7 +120,7 @@ class Tree:
             if not self._gather(late=True):
                 complete = self._members.wait(until) and not self._inside() and not self._gather(late=True)
         told: Told = {"rounds": rounds, "seconds_to_gone": time.perf_counter() - started}
-        if None in self._made.values() or not is_together:
+        if not is_whole:
             told["limits"] = _NO_CGROUPS if is_together else _TOO_FAST
         return self._members.came(told, until, complete=complete)
 
@@ -134,6 +137,15 @@ class Tree:
         # What was forked inside meanwhile cannot get away. It is looked at once, for what must not be touched.
         self._gather(late=False)
         return is_together
+
+    def _kill_others(self) -> int:
+        """In rounds, of which it tells the number. The target's session says who is of the tree for as long as it lives."""
+        rounds, is_changing = 0, True
+        while is_changing and rounds < _ROUNDS:
+            rounds += 1
+            self._members.kill(spared=self._pid)
+            is_changing = self._gather(late=True)
+        return rounds
 
     def _move(self, pid: int, facts: Facts, handle: int) -> None:
         """To a group of its own, if it is in none and there can be one."""
