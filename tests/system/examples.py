@@ -378,7 +378,7 @@ STEPS = (
 
 #: What would need an agent to have something to decide about: only the question is shown.
 ASKED_ONLY = ("decide_approval", "reset_breaker")
-_SECRETS = re.compile(r"quell_[A-Za-z0-9_-]{20,}|(?<=code=)[A-Za-z0-9_-]{20,}")
+_SECRETS = re.compile(r"quell_[A-Za-z0-9_.-]{20,}|(?<=code=)[A-Za-z0-9_-]{20,}")
 
 
 def record(server: Live) -> dict[str, dict[str, Any]]:

@@ -59,8 +59,8 @@ def test_a_pod_is_deleted_under_its_uid_and_its_successor_stays(place: Place) ->
     entry = place.admin.get("/v1/audit", params={"kind": "action"}).raise_for_status().json()["items"][0]["entry"]
     assert (entry["verb"], entry["name"], entry["after"]["status"]) == ("agentKillPod", "shop/web-1", "done")
     assert entry["after"]["agent"] == "kubernetes:default"
-    text = place.admin.get("/metrics").raise_for_status().text
-    assert 'quell_commands_total{action="agentKillPod",reason="",status="done"} 1.0' in text
+    counted = 'quell_commands_total{action="agentKillPod",reason="",status="done"} 1.0'
+    wait_for(lambda: counted in place.admin.get("/metrics").raise_for_status().text, what="that it is counted")
     assert place.flags(event) == []
 
 

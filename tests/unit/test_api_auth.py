@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import string
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,13 @@ def test_a_bearer_token_is_known_by_its_hash(auth: Auth, store: Store, clock: Cl
     assert status(auth, scope(f"bearer  {SECRET} ")) == 200
     assert [status(auth, scope(text)) for text in ("Bearer nope", f"Basic {SECRET}", "Bearer", SECRET)] == [401] * 4
     assert status(auth, scope()) == 401
+
+
+def test_no_token_is_taken_for_a_session(auth: Auth, store: Store, clock: Clock) -> None:
+    """Each of the characters that base64 of URLs has may stand where a session's secret has its own."""
+    add(store, clock, secret="quell_s_" + SECRET)
+    assert auth.require(scope(f"Bearer quell_s_{SECRET}"), Permission.ADMIN).name == "the admin"
+    assert not set(sessions.PREFIX.removeprefix("quell")) <= set(f"{string.ascii_letters}{string.digits}-_")
 
 
 def test_a_role_opens_what_it_is_for(auth: Auth, store: Store, clock: Clock) -> None:

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from quell.storage.tokens import hashed
 
-#: What the secret of a session begins with, so that it is looked for among sessions only.
-PREFIX = "quell_s_"
+#: What the secret of a session begins with, so that it is looked for among sessions only. A token is letters, digits,
+#: - and _: none ever begins like this.
+PREFIX = "quell_s."
 
 _COLUMNS = "id, user, token, cookie, created, last_used, address, program"
 
