@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 packages="iproute2 nftables iputils-ping netcat-openbsd"
 if [ "${1:-run}" = test ]; then
-    packages="$packages busybox-static podman runc catatonit uidmap fuse-overlayfs containernetworking-plugins netavark wrk curl systemd libseccomp2"
+    packages="$packages busybox-static podman runc catatonit uidmap fuse-overlayfs containernetworking-plugins netavark wrk curl systemd libseccomp2 nginx-light postgresql logrotate"
 fi
 
 # A machine has one syslog daemon: installing this one would remove another.

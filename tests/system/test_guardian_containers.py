@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from running import NODE, Quell, wait_for
+from guarded import SECONDS, Guarded
+from running import wait_for
 from tests.system.podman import IMAGE, Podman, missing, podman
 from tests.system.workloads import service
 
@@ -29,38 +29,10 @@ spec:
   response:
     default: [{{agentKillProcess: {{}}}}, {{makeRedFlag: {{severity: high}}}}]
 """
-SECONDS = 60.0
 
 
-class Guarded(Quell):
-    """With the sensor, and podman's containers."""
-
-    def __init__(self, folder: Path, containers: Podman) -> None:
-        super().__init__(folder)
-        self.containers = containers
-
-    def start_agent(self, fault: str = "", token: str = "") -> None:
-        words = ["-m", "quell.agent", "--url", self.url, "--state", str(self.folder / "agent"), "--node", NODE]
-        more = {"QUELL_JOIN_TOKEN": token} if token else {}
-        places = {name: value for name, value in self.containers.environment.items() if name.startswith("CONTAINERS_")}
-        self.agent = self._start(words, "agent.log", fault, {**places, **more})
-
-    def apply(self, mode: str) -> None:
-        text = POLICY.format(mode=mode, image=IMAGE)
-        self.ask("POST", "/v1/documents", content=text)
-
-    def deviations(self) -> list[dict[str, Any]]:
-        return list(self.ask("GET", "/v1/deviations", params={"limit": 1000})["items"])
-
-    def outcomes(self, event_id: str) -> list[dict[str, Any]]:
-        """Once there are any."""
-        path = f"/v1/events/{event_id}"
-        wait_for(lambda: bool(self.ask("GET", path).get("outcomes")), SECONDS, "the outcome")
-        return list(self.ask("GET", f"/v1/events/{event_id}")["outcomes"])
-
-    def found(self) -> list[dict[str, Any]]:
-        """Events that the guardian made, the newest first."""
-        return list(self.ask("GET", "/v1/events", params={"source": "guardian", "limit": 1000})["items"])
+def policy(mode: str) -> str:
+    return POLICY.format(mode=mode, image=IMAGE)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +53,8 @@ def containers(tmp_path: Path) -> Iterator[Podman]:
 
 @pytest.fixture
 def quell(tmp_path: Path, containers: Podman) -> Iterator[Guarded]:
-    running = Guarded(tmp_path, containers)
+    places = {name: value for name, value in containers.environment.items() if name.startswith("CONTAINERS_")}
+    running = Guarded(tmp_path, places)
     running.start_controller()
     try:
         running.enrol()
@@ -110,7 +83,7 @@ def ended(process: subprocess.Popen[bytes], seconds: float = SECONDS) -> int:
 def test_a_deviant_process_in_a_container_is_killed_and_the_expected_one_stays(
     quell: Guarded, containers: Podman
 ) -> None:
-    quell.apply("enforce")
+    quell.apply(policy("enforce"))
     containers.run("web")
     # It is not sleep by that name: a shell that only waits.
     assert ended(execute(containers, "web", "sh", "-c", "read x < /dev/zero; while :; do :; done")) == 137
@@ -129,11 +102,11 @@ def test_a_deviant_process_in_a_container_is_killed_and_the_expected_one_stays(
 
 
 def test_audit_does_nothing_and_a_restart_of_the_controller_keeps_counts(quell: Guarded, containers: Podman) -> None:
-    quell.apply("audit")
+    quell.apply(policy("audit"))
     containers.run("web")
     running = [execute(containers, "web", "sh", "-c", "while :; do sleep 1; done") for _ in range(3)]
     try:
-        wait_for(lambda: count(quell, "sh") == 3, SECONDS, "three deviations")
+        wait_for(lambda: quell.count("sh") == 3, SECONDS, "three deviations")
         assert all(process.poll() is None for process in running)
         # Each sleep below a shell deviates too: it is expected as a root only.
         assert len([each for each in quell.found() if each["subject"]["process"]["name"] == "sh"]) == 1
@@ -147,28 +120,24 @@ def test_audit_does_nothing_and_a_restart_of_the_controller_keeps_counts(quell: 
         # What still runs is told of again, and counted once.
         more = execute(containers, "web", "sh", "-c", "while :; do sleep 1; done")
         running.append(more)
-        wait_for(lambda: count(quell, "sh") == 4, SECONDS, "the fourth")
-        quell.apply("enforce")
+        wait_for(lambda: quell.count("sh") == 4, SECONDS, "the fourth")
+        quell.apply(policy("enforce"))
         # What runs already is acted on as well.
         assert [ended(process) for process in running] == [137] * 4
-        assert count(quell, "sh") == 4
+        assert quell.count("sh") == 4
     finally:
         for process in running:
             process.kill()
 
 
-def count(quell: Guarded, name: str) -> int:
-    return sum(each["count"] for each in quell.deviations() if each["subject"]["process"]["name"] == name)
-
-
 def test_the_first_process_of_a_container_is_compared_though_its_image_is_known_later(
     quell: Guarded, containers: Podman
 ) -> None:
-    quell.apply("enforce")
+    quell.apply(policy("enforce"))
     started = containers(
         "run", "--detach", "--name", "shell", "--network=none", "--entrypoint", "sh", IMAGE, "-c", LOOP
     )
-    wait_for(lambda: count(quell, "sh") == 1, SECONDS, "the deviation")
+    wait_for(lambda: quell.count("sh") == 1, SECONDS, "the deviation")
     [deviation] = [each for each in quell.deviations() if each["subject"]["process"]["name"] == "sh"]
     assert (deviation["subject"]["container"]["id"], deviation["unproven"]) == (started, "")
     [outcome] = quell.outcomes(deviation["event_id"])
@@ -179,7 +148,7 @@ LOOP = "while :; do :; done"
 
 
 def test_a_flood_of_deviant_processes_is_bounded(quell: Guarded, containers: Podman) -> None:
-    quell.apply("audit")
+    quell.apply(policy("audit"))
     containers.run("web")
     flood = "i=0; while [ $i -lt 500 ]; do /bin/sh -c 'sleep 0.01'; i=$((i+1)); done"
     assert ended(execute(containers, "web", "sh", "-c", flood)) == 0
@@ -198,10 +167,7 @@ def settled(quell: Guarded) -> bool:
 
 def test_a_service_of_the_machine_is_guarded_too(quell: Guarded) -> None:
     with service() as unit:
-        quell.ask(
-            "POST",
-            "/v1/documents",
-            content=f"""
+        quell.apply(f"""
 apiVersion: quell.dev/v1
 kind: Policy
 metadata: {{name: unit, type: linux-service}}
@@ -210,12 +176,13 @@ spec:
   serviceSelector: {{matchFields: {{cgroup: "{unit.cgroup}"}}}}
   processPolicy: [{{id: sleep, name: sleep, exe: ["*"], euser: [root]}}]
   response: {{default: [{{agentKillProcess: {{}}}}]}}
-""",
-        )
+""")
         with unit.started("sleep", "600") as expected, unit.started(sys.executable, "-c", "input()") as deviant:
             wait_for(lambda: deviant.poll() is not None, SECONDS, "the end of the deviant process")
             assert deviant.returncode == -9
             assert expected.poll() is None
-        [deviation] = quell.deviations()
+        found = quell.deviations()
+        assert len(found) == 1, found
+        [deviation] = found
         assert deviation["name"] == "Host.Process.Violation"
         assert deviation["subject"]["process"]["pid"] == deviant.pid

@@ -118,9 +118,18 @@ def test_who_is_never_found_is_unknown_where_it_can_only_be_one_workload_s() -> 
 def test_what_was_taken_and_not_yet_accepted_is_the_listener_s() -> None:
     here, owners = place(), Owners({1: SERVER})
     waiting = Socket(TCP, False, "10.0.0.1", 80, "10.0.0.9", 50_000, 0, 2)
-    assert len(here.take(listed(LISTENING, waiting), owners, None).findings) == 1
-    (finding,) = here.take(listed(waiting, known=(1,)), owners, None).findings
-    assert (finding.holder, finding.direction) == (SERVER, Direction.INGRESS)
+    findings, _ = here.take(listed(LISTENING, waiting), owners, None)
+    assert [(each.holder, each.direction) for each in findings] == [(SERVER, None), (SERVER, Direction.INGRESS)]
+    assert here.known == {TCP: {1, 2}}
+
+
+def test_what_a_worker_took_is_the_listener_s() -> None:
+    taken = connection(2, 80)
+    for holds in ({1: SERVER, 2: CLIENT}, {1: SERVER}):
+        findings, _ = place().take(listed(LISTENING, taken), Owners(holds), WEB)
+        assert [each.holder for each in findings] == [SERVER, SERVER]
+    (finding, *_) = place().take(listed(LISTENING, taken), Owners({2: CLIENT}), WEB).findings
+    assert finding.holder == CLIENT
 
 
 def test_what_came_and_went_between_two_looks() -> None:
@@ -151,8 +160,17 @@ def test_what_goes_while_its_process_is_searched_for_is_told() -> None:
 def test_a_port_that_is_let_go_of_is_no_server_s_any_more() -> None:
     here, owners = place(), Owners({1: SERVER, 2: CLIENT})
     here.take(listed(LISTENING), owners, None)
+    here.take(listed(), owners, None)
     (finding,) = here.take(listed(connection(2, 80, there=443)), owners, None).findings
     assert (finding.direction, finding.port) == (Direction.EGRESS, 443)
+
+
+def test_what_was_taken_right_before_its_server_stopped_listening() -> None:
+    for looked in (listed(connection(2, 80)), Looked({TCP: Listed(set(), [])}, [connection(2, 80)], 0)):
+        here, owners = place(), Owners({1: SERVER})
+        here.take(listed(LISTENING), owners, WEB)
+        (finding,) = here.take(looked, owners, WEB).findings
+        assert (finding.holder, finding.direction, finding.port) == (SERVER, Direction.INGRESS, 80)
 
 
 def test_udp_without_a_peer_listens_unless_the_kernel_chose_the_port() -> None:

@@ -194,7 +194,7 @@ class Observing:
     def _renewed(self, pid: int) -> tuple[Facts, Inhabitant] | None:
         """A process of a workload as it is now, told of if that was not known. None: there is none any more."""
         facts = proc.read_process(pid)
-        if facts is None or facts.ended or facts.placement.workload is None:
+        if facts is None or facts.ended or _is_ending(facts) or facts.placement.workload is None:
             return None
         inhabitant = self._subjects.of(facts)
         if inhabitant is None:
@@ -264,6 +264,15 @@ def _observation(finding: Finding, inhabitant: Inhabitant, now: float) -> Observ
         inside=inhabitant.inside,
         peer=Peer(direction=finding.direction, ip=finding.peer, port=finding.port, protocol=finding.protocol),
     )
+
+
+def _is_ending(facts: Facts) -> bool:
+    """Whether its memory is gone, and with it what it executed, before the kernel calls it ended.
+
+    Nothing could be said of it but that its program is not known. Of one that is only hidden from this agent the command
+    line shows.
+    """
+    return facts.process.exe is None and not facts.process.cmdline and not facts.kernel_thread
 
 
 def _is_runtime(facts: Facts, inhabitant: Inhabitant) -> bool:

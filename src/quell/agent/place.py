@@ -80,11 +80,13 @@ class Place:
             return Taken([], 0)
         fresh = [each for listed in looked.listed.values() for each in listed.fresh]
         fresh = [each for each in fresh if each.listens or not each.is_loopback]
+        # What has stopped listening since the last look may have taken connections that are new in this one.
+        ports = self._ports()
         self._drop_gone(looked)
         found = owners([each.inode for each in fresh if each.inode]) if fresh else {}
         # Listening ones first: they say which side of a connection this one is.
         findings = [*self._listens(fresh, found, otherwise)]
-        ports = {(each.protocol, each.address, each.port): holder for each, holder in self._listening.values()}
+        ports |= self._ports()
         findings += self._connected(fresh, found, ports, otherwise)
         unattributed = 0
         for each in looked.gone:
@@ -99,6 +101,9 @@ class Place:
         for protocol, listed in looked.listed.items():
             self.known[protocol] = listed.present - self._searched.keys()
         return Taken(findings, unattributed)
+
+    def _ports(self) -> _Ports:
+        return {(each.protocol, each.address, each.port): holder for each, holder in self._listening.values()}
 
     def _drop_gone(self, looked: Looked) -> None:
         for kept in (self._listening, self._searched):
@@ -140,7 +145,8 @@ class Place:
             if each.listens:
                 continue
             holder = found.get(each.inode)
-            if self._is_searched(each, holder):
+            listener = _listener(each, ports)
+            if self._is_searched(each, holder or (ports[listener] if listener else None)):
                 continue
             finding = self._connection(each, holder, ports, otherwise)
             if finding is not None:
@@ -153,12 +159,12 @@ class Place:
         ports: _Ports,
         otherwise: Placement | None,
     ) -> Finding | None:
-        listener = (each.protocol, each.address, each.port)
-        if listener not in ports:
-            listener = (each.protocol, "", each.port)
-        ingress = listener in ports
-        if holder is None and ingress:
-            holder = ports[listener]  # whoever took it had it from the one that listens
+        listener = _listener(each, ports)
+        ingress = listener is not None
+        if listener is not None:
+            # Whoever took it had it from the one that listens. That one is named in any case: which of its workers took a
+            # connection is another each time, and nobody knows of one that has gone.
+            holder = ports[listener] or holder
         placement = otherwise if holder is None else holder.placement
         if placement is None:
             return None
@@ -178,3 +184,11 @@ class Place:
             return False
         self._searched[each.id] = (each, tries + 1)
         return True
+
+
+def _listener(each: Socket, ports: _Ports) -> tuple[str, str, int] | None:
+    """Of these the one that took this connection; None: none, it is the one that connected."""
+    for listener in ((each.protocol, each.address, each.port), (each.protocol, "", each.port)):
+        if listener in ports:
+            return listener
+    return None
