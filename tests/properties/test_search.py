@@ -67,6 +67,8 @@ NAMES = {
     "compliance": ("Compliance.Container.Violation", "Compliance.Host.Violation"),
     "admission-control": ("Admission.Control.Denied", "Admission.Control.Allowed"),
 }
+#: Spelled otherwise, and the catalogue's name.
+SPELLED = {"ContainerScanReport": "Container.Scan.Report"}
 FALCO = ("Terminal shell in container", "Read sensitive file untrusted", "made up <rule>")
 PLACES = ("shop", "shop-dev", "kube-system", None)
 IMAGES = ("reg.example/shop/cart:1", "reg.example/bank/äß:2", "nginx", None)
@@ -231,7 +233,8 @@ class Place:
         if event.category is Category.COMPLIANCE:
             items = getattr(event.details(), "items", ())
             names += [text for item in items if item.failed for text in (item.number, item.number[2:])]
-        return any(fits(one.casefold(), name.casefold()) for one in names)
+        wanted = {name, SPELLED.get(name, name)}
+        return any(fits(one.casefold(), each.casefold()) for one in names for each in wanted)
 
     def _in(self, event: Event, group: str) -> bool:
         return group in self.scope.index.groups_of(event, self.scope.world)
@@ -365,6 +368,7 @@ def test_a_search_finds_what_a_look_at_each_event_finds(
 def test_each_filter_finds_something_and_not_everything(place: Place) -> None:
     """What the property is worth."""
     cases: dict[str, Filter] = {
+        "spelling": Filter(name=("ContainerScanReport",), include_suppressed=True),
         "level": Filter(level=(">=Error",)),
         "name": Filter(name=("container.*",), include_suppressed=True),
         "number": Filter(name=("5.4",)),

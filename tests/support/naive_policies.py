@@ -41,6 +41,8 @@ def asked(spec: Spec, subject: Subject) -> set[tuple[str, str]]:
 
 def _entries(value: Any) -> Iterator[tuple[str, Spec]]:
     for entry in value or []:
+        if not entry:
+            continue  # other systems take it in default, where it says nothing
         [(word, parameters)] = ((entry, {}),) if isinstance(entry, str) else entry.items()
         parameters = parameters if isinstance(parameters, Mapping) else {}
         if str(parameters.get("enabled", "true")).casefold() in TRUE:

@@ -19,7 +19,7 @@ from quell import faults
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: kill -9 at random moments; each kills the controller, the agent or both.
-ROUNDS = 60
+ROUNDS = 100
 
 
 @pytest.fixture
