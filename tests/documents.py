@@ -14,6 +14,7 @@ from quell.catalogue.table import CRITERIA, Form, allowed
 from quell.documents.group import KEYS, RESERVED
 from quell.model.action import (
     Action,
+    Kill,
     KillPod,
     KillProcess,
     KillProcessGroup,
@@ -98,6 +99,7 @@ def rules(draw: st.DrawFn) -> Rule:
     category = draw(st.sampled_from(Category))
     can = actions.filter(lambda action: allowed(category, word(action)))
     kind = draw(st.none() | st.sampled_from(Kind)) if category is Category.SECURITY_EVENT else None
+    chosen = tuple(draw(st.lists(can, min_size=1, max_size=3, unique_by=repr)))
     return Rule(
         id=draw(st.integers(0, 2**32 - 1)),
         name=draw(names),
@@ -105,7 +107,7 @@ def rules(draw: st.DrawFn) -> Rule:
         kind=kind,
         group=draw(texts),
         criteria=tuple(one for one in draw(criteria(category)) if one.type != "kind" or kind is None),
-        actions=tuple(draw(st.lists(can, min_size=1, max_size=3, unique_by=repr))),
+        actions=chosen,
         webhooks=tuple(draw(st.lists(names, max_size=2, unique=True))),
         disabled=draw(st.booleans()),
         comment=draw(texts),
@@ -113,6 +115,7 @@ def rules(draw: st.DrawFn) -> Rule:
         mode=draw(st.sampled_from(Mode)),
         cooldown=draw(st.none() | durations),
         approval=draw(st.booleans()),
+        evidence=any(isinstance(action, Kill) for action in chosen) and draw(st.booleans()),
         limit=draw(st.none() | st.tuples(st.integers(1, 999), durations)),
         max_age=draw(st.none() | durations),
         allow_broad=draw(st.booleans()),
@@ -205,7 +208,8 @@ def entries(draw: st.DrawFn, specific: bool) -> ResponseEntry:
     kinds = [SelectorKind.CLUSTER, SelectorKind.POD, SelectorKind.PROCESS]
     chosen = draw(st.sets(st.sampled_from(kinds), min_size=1)) if specific else set()
     made = tuple(draw(selectors(kind)) for kind in SelectorKind if kind in chosen)
-    return ResponseEntry(action=action, selectors=made, enabled=draw(st.booleans()))
+    evidence = isinstance(action, Kill) and draw(st.booleans())
+    return ResponseEntry(action=action, selectors=made, enabled=draw(st.booleans()), evidence=evidence)
 
 
 names_of_processes = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=6)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Never
 
 import msgspec
@@ -65,6 +65,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(://)[^/?#\s\"'<>]+@", 0, rf"\1{HIDDEN}@"),
         (rf"([?&]{_PARAMETER}=)[^&#\s\"'<>]+", re.IGNORECASE, rf"\1{HIDDEN}"),
         (rf"(https://{_CHAT}/)[^\s\"'<>]+", re.IGNORECASE, rf"\1{HIDDEN}"),
+        # What providers mark their keys with: AWS, GitHub, GitLab, Slack, Google, Stripe and others.
+        (r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b", 0, HIDDEN),
+        (r"\b(?:gh[opusr]_|github_pat_|glpat-|xox[abeoprs]-|AIza|sk-|[srp]k_(?:live|test)_)[\w-]{16,}", 0, HIDDEN),
         (rf"({_NAME}['\"]\s*[:,]\s*b?){_QUOTED}", re.IGNORECASE, rf"\1{HIDDEN}"),
         (rf"({_NAME}=)(?:{re.escape(HIDDEN)}|{_QUOTED}|[^\s&;,)\]}}\"']+)", re.IGNORECASE, rf"\1{HIDDEN}"),
         # A line of YAML.
@@ -129,6 +132,64 @@ def redact(value: Any, name: str = "", *, depth: int = 0) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [redact(inner, depth=depth + 1) for inner in value]
     return redact_text(f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else repr(value))
+
+
+#: In the name of a variable of an environment: its value is a secret, whatever it looks like.
+_VARIABLE = re.compile(
+    r"token|secret|passw|passphrase|pwd$|key(?!board)|credential|cookie|session|auth(?!or)|signature|private|dsn$|^aws_",
+    re.IGNORECASE,
+)
+#: They are called so, and say nothing secret.
+_PLAIN_VARIABLES = frozenset(
+    [
+        "PWD",
+        "OLDPWD",
+        "XDG_SESSION_ID",
+        "XDG_SESSION_TYPE",
+        "XDG_SESSION_CLASS",
+        "SSH_AUTH_SOCK",
+        "XAUTHORITY",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "DBUS_SESSION_BUS_ADDRESS",
+        "DESKTOP_SESSION",
+        "XKB_DEFAULT_LAYOUT",
+    ]
+)
+#: An option by itself whose value is the argument after it, and an assignment or an option with its value.
+_OPTION = re.compile(r"--?[A-Za-z][\w-]*")
+_ASSIGNMENT = re.compile(r"(-{0,2}([A-Za-z_][\w.-]*)[=:])(?=.)", re.DOTALL)
+#: Options whose value is a name and a password.
+_NAMED_USERS = frozenset(("-u", "-U", "--user", "--proxy-user"))
+
+
+def redact_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a process, without the values of those that hold secrets or look like it."""
+    return {
+        name: HIDDEN if value and _is_secret_variable(name) else redact_text(value) for name, value in variables.items()
+    }
+
+
+def redact_arguments(arguments: Iterable[str]) -> list[str]:
+    """A command line without its secrets: --password X, --token=X, TOKEN=X, -u name:X, and what looks like one."""
+    shown: list[str] = []
+    before = ""
+    for argument in arguments:
+        assigned = _ASSIGNMENT.match(argument)
+        if before and is_secret_name(before.lstrip("-")) and not _OPTION.fullmatch(argument):
+            shown.append(HIDDEN)
+        elif before in _NAMED_USERS and ":" in argument:
+            shown.append(f"{argument.partition(':')[0]}:{HIDDEN}")
+        elif assigned and (is_secret_name(assigned[2].lstrip("-")) or _is_secret_variable(assigned[2])):
+            shown.append(assigned[1] + HIDDEN)
+        else:
+            shown.append(redact_text(argument))
+        before = argument if _OPTION.fullmatch(argument) else ""
+    return shown
+
+
+def _is_secret_variable(name: str) -> bool:
+    return name not in _PLAIN_VARIABLES and _VARIABLE.search(name) is not None
 
 
 def redact_text(text: str) -> str:

@@ -193,6 +193,17 @@ class Journal(Struct, frozen=True, forbid_unknown_fields=True):
             least="1m",
         ),
     ] = "30d"
+    evidence_bytes: Annotated[
+        int,
+        setting(
+            "Size on disk of the evidence gathered before kills, copies of executables included, beside max_bytes; the "
+            "oldest goes first, and all of it no later than its event.",
+            unit=Unit.BYTES,
+            reason="Some thousand processes and the programs they ran; equal programs are kept once.",
+            risk="Too low forgets it before anybody looked; too high fills the disk.",
+            ge=MIB,
+        ),
+    ] = 256 * MIB
 
 
 class AuditSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -347,6 +358,29 @@ class SafetySettings(Struct, frozen=True, forbid_unknown_fields=True):
             least="1s",
         ),
     ] = "30s"
+    evidence_wait: Annotated[
+        str,
+        setting(
+            "How long a kill waits at most for the evidence that its rule asks for; what is not gathered by then is left.",
+            unit=Unit.DURATION,
+            reason="Usually some milliseconds are enough; a process that stops its own reading gains no more than this.",
+            risk="Too high leaves what is to be killed at work for so long; too low gathers less.",
+            live=True,
+            least="1ms",
+        ),
+    ] = "200ms"
+    evidence_executable: Annotated[
+        int,
+        setting(
+            "Size up to which a copy of a killed process's executable is kept as evidence; 0: none is, only its hash.",
+            unit=Unit.BYTES,
+            reason="Larger than most implants and system programs; the copy is read after the kill, which never waits for it.",
+            risk="Too high sends large files from the agents and fills journal.evidence_bytes with a few of them.",
+            live=True,
+            ge=0,
+            le=256 * MIB,
+        ),
+    ] = 32 * MIB
     protected_namespaces: Annotated[
         tuple[str, ...],
         setting(
@@ -383,6 +417,8 @@ class SafetySettings(Struct, frozen=True, forbid_unknown_fields=True):
             max_age_report=parse_duration(self.max_age_report),
             clock_skew=parse_duration(self.clock_skew),
             command_ttl=parse_duration(self.command_ttl),
+            evidence_wait=parse_duration(self.evidence_wait),
+            evidence_executable=self.evidence_executable,
             protected_namespaces=self.protected_namespaces,
         )
 

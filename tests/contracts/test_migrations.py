@@ -32,6 +32,7 @@ from quell.storage import (
     deliveries,
     deviations,
     documents,
+    evidence,
     fingerprints,
     flags,
     idempotency,
@@ -199,6 +200,15 @@ def traced(store: Store) -> None:
     assert [each.flag.id for each in found.flags] == ["given-1/0/no-agent/rule/8"]
 
 
+def evident(store: Store) -> None:
+    (kept,) = store.read(lambda connection: evidence.of_event(connection, "given-1"))
+    (process,) = kept.gathered.processes
+    assert (kept.agent, process.arguments, kept.gathered.missing) == ("a1", ("nc", "-l"), {"tree": "not within 200 ms"})
+    (sha256,) = kept.copies
+    assert store.read(lambda connection: evidence.piece(connection, sha256, 0)) == b"\x7fELF-like"
+    assert store.read(lambda connection: evidence.is_right(connection, sha256))
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -211,6 +221,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     9: ordered,
     10: deviating,
     11: traced,
+    12: evident,
 }
 
 

@@ -236,6 +236,8 @@ STEPS = (
     Step("send_suricata_events", "POST", "/v1/events/suricata?node=node-1", EVE),
     Step("events", "GET", "/v1/events?limit=1"),
     Step("event", "GET", "/v1/events/detector-7-4711"),
+    Step("list_evidence", "GET", "/v1/evidence"),
+    Step("event_evidence", "GET", "/v1/evidence/detector-7-4711"),
     Step("list_notifications", "GET", "/v1/notifications/security-events?limit=1&level=%3E%3DError"),
     Step("list_flags", "GET", "/v1/flags"),
     Step("flag", "GET", "/v1/flags/detector-7-4711/0"),

@@ -91,7 +91,16 @@ def _try(operation: Any, mode: GenerationMode, headers: dict[str, str]) -> None:
 
 #: Answers without a body, or with a stream, and what needs more than one controller to have happened.
 WITHOUT_EXAMPLE = {
-    *("audit_whole", "export_notifications", "export_flags", "take", "description", "dead_letter", "discard"),
+    *(
+        "audit_whole",
+        "export_notifications",
+        "export_flags",
+        "take",
+        "executable",
+        "description",
+        "dead_letter",
+        "discard",
+    ),
     *("pending_approval", "revoke_agent", "decide_approval", "reset_breaker"),
     *("delete_token", "end_session", "log_out", "quarantine", "release", "replay", "unlock_user", "change_password"),
 }

@@ -151,7 +151,7 @@ def test_agent_gets_its_own_options() -> None:
 
 
 def test_completion_knows_the_commands() -> None:
-    done = quell(_QUELL_COMPLETE="complete_bash", COMP_WORDS="quell ev", COMP_CWORD="1")
+    done = quell(_QUELL_COMPLETE="complete_bash", COMP_WORDS="quell even", COMP_CWORD="1")
     assert done.stdout.split() == ["events"]
 
 

@@ -45,6 +45,7 @@ from quell.model.details import (
     SecurityDetails,
 )
 from quell.model.event import Category, Event, Kind, Level
+from quell.model.evidence import EvidenceBounds
 from quell.model.policy import Operator, Policy, PolicyType, Requirement, ResponseEntry, Selector, SelectorKind
 from quell.model.rule import Criterion, Group, Mode, Rule, Webhook, WebhookFilter
 from quell.model.subject import Container, NetworkTarget, Pod, PodTarget, Process, ProcessTarget, Subject
@@ -411,6 +412,35 @@ def test_one_action_is_done_once_and_names_every_asker() -> None:
     assert (first.id, first.asked_by) == ("e0/0", ("rule/8", "rule/9"))
     assert (second.id, second.asked_by) == ("e0/1", ("rule/9",))
     assert [command.id for command in commands(engine.take(event(n=1)), engine.state, NOW)] == ["e1/0", "e1/1"]
+
+
+def test_a_kill_that_one_asker_wants_evidence_of_is_one_kill_with_evidence() -> None:
+    engine = Engine(
+        rule(KillProcess(), number=8), rule(KillProcess(), MakeRedFlag(severity=Severity.LOW), evidence=True)
+    )
+    decision = engine.take(event())
+    assert [(record.evidence, record.status) for record in decision.actions] == [
+        (True, Status.GRANTED),
+        (False, Status.GRANTED),
+    ]
+    (command,) = commands(decision, engine.state, NOW)
+    assert command.evidence == EvidenceBounds(wait=0.2, executable=32 << 20)
+
+
+def test_who_may_not_act_asks_for_no_evidence_either() -> None:
+    audit = rule(KillProcess(), number=9, mode=Mode.AUDIT, evidence=True)
+    decision = Engine(rule(KillProcess()), audit).take(event())
+    assert [record.evidence for record in decision.actions] == [False]
+
+
+def test_a_policys_kill_has_the_evidence_of_its_entry() -> None:
+    entries = (
+        ResponseEntry(action=KillProcess(), evidence=True),
+        ResponseEntry(action=MakeRedFlag(severity=Severity.LOW)),
+    )
+    policy = Policy(name="p", type=PolicyType.CONTAINER, mode=Mode.ENFORCE, default=entries)
+    decision = Engine(policies=(policy,)).take(deviation(Deviation(policy="p", checksum="c")))
+    assert [record.evidence for record in decision.actions] == [True, False]
 
 
 def test_one_asker_in_audit_does_not_stop_another_nor_spend_its_budget() -> None:

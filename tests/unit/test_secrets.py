@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from quell.model.rule import Webhook
-from quell.secrets import HIDDEN, Secret, is_secret_name, redact, redact_text
+from quell.secrets import HIDDEN, Secret, is_secret_name, redact, redact_arguments, redact_environment, redact_text
 from quell.storage.tokens import new_secret
 
 #: As quell.storage.tokens.new_secret makes them; the same in every process, since the cases are named by them.
@@ -162,3 +162,58 @@ def test_long_text_is_cut_and_takes_no_time_to_speak_of(piece: str) -> None:
     assert len(hidden) < 200_000
     # Quadratic patterns would need minutes.
     assert time.process_time() - started < 20
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("API_TOKEN", "GITHUB_TOKEN", "token", "MYSQL_PWD", "DB_PASSWORD", "PGPASSWORD", "SECRET_KEY_BASE", "SSH_KEY"),
+        *("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "SENTRY_DSN", "SESSION_COOKIE", "BASIC_AUTH", "GOOGLE_CREDENTIALS"),
+    ],
+)
+def test_variables_that_hold_secrets(name: str) -> None:
+    assert redact_environment({name: "whatever"}) == {name: HIDDEN}
+    assert redact_environment({name: ""}) == {name: ""}
+
+
+@pytest.mark.parametrize("name", ["PATH", "HOME", "PWD", "OLDPWD", "AUTHOR", "KEYBOARD", "XDG_SESSION_ID", "LANG"])
+def test_variables_that_hold_none(name: str) -> None:
+    assert redact_environment({name: "whatever"}) == {name: "whatever"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "https://shop:hunter2@db.example/x",
+        "AKIAIOSFODNN7EXAMPLE",
+        "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+        "glpat-abcdefghijklmnopqrst",
+        "xoxb-1234567890-abcdefghij",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.abc",
+        PEM,
+    ],
+)
+def test_what_looks_like_a_secret_is_hidden_under_any_name(value: str) -> None:
+    shown = redact_environment({"PLAIN": f"x {value} y"})["PLAIN"]
+    assert HIDDEN in shown
+    assert not any(part in shown for part in value.split("/") if len(part) > 12 and "@" not in part)
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["curl", "--password", "hunter2", "x"], ["curl", "--password", HIDDEN, "x"]),
+        (["curl", "-u", "ada:hunter2"], ["curl", "-u", f"ada:{HIDDEN}"]),
+        (["a", "--token=hunter2"], ["a", f"--token={HIDDEN}"]),
+        (["env", "API_KEY=hunter2", "sh"], ["env", f"API_KEY={HIDDEN}", "sh"]),
+        (["a", "--password", "--verbose"], ["a", "--password", "--verbose"]),
+        (["a", "-H", "Authorization: Bearer abcdefghij"], ["a", "-H", f"Authorization:{HIDDEN}"]),
+        (["nc", "-l", "-p", "4444"], ["nc", "-l", "-p", "4444"]),
+        (["sh", "-c", "PASSWORD=hunter2 run"], ["sh", "-c", f"PASSWORD={HIDDEN}"]),
+        ([""], [""]),
+        ([], []),
+    ],
+)
+def test_command_lines(given: list[str], shown: list[str]) -> None:
+    assert redact_arguments(given) == shown

@@ -14,10 +14,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
+from quell.agent.gathering import Gatherer, gathered
 from quell.agent.identity import disagreement, start_disagreement, too_fresh
 from quell.agent.kernel import Kernel
 from quell.agent.kills import Kills
 from quell.agent.ledger import Closed, Ledger
+from quell.agent.members import Told
 from quell.agent.members import told as told_of
 from quell.agent.pod import NotYet
 from quell.agent.proc import Facts
@@ -74,13 +76,17 @@ class Executor:
         *,
         kept: Callable[[int], int | None] = lambda _pid: None,
         paused: Callable[[], bool] = lambda: False,
+        gatherer: Gatherer | None = None,
     ) -> None:
-        """kept: the pidfd the sensor holds of a process since its first sight. paused: nothing destructive is done now."""
+        """kept: the pidfd the sensor holds of a process since its first sight. paused: nothing destructive is done now.
+        gatherer: of evidence before kills; None: none is gathered.
+        """
         self.kernel = kernel
         self.ledger = ledger
         self.protected = protected
         self.quarantines = Quarantines(kernel, ledger, protected, self._find)
-        self.kills = Kills(kernel, ledger, protected, self._find, clock)
+        self.kills = Kills(kernel, ledger, protected, self._find, clock, gatherer)
+        self._gatherer = gatherer
         self._clock = clock
         self._kept = kept
         self._paused = paused
@@ -242,6 +248,7 @@ class Executor:
         told = told_of(facts)
         try:
             self.ledger.begin(command)
+            told |= gathered(self._gatherer, command, self.kernel, [(facts, process)])
             point("agent.before-action")
             started = time.perf_counter()
             self.kernel.kill(process)
@@ -249,7 +256,7 @@ class Executor:
             told["seconds_to_gone"] = time.perf_counter() - started
             point("agent.after-action")
         except ProcessLookupError:
-            raise Refused(Reason.GONE, "it ended by itself", OutcomeStatus.GONE) from None
+            return OutcomeStatus.GONE, Reason.GONE, "it ended by itself", _of_evidence(told), ()
         finally:
             self.kernel.close(process)
         if not ended:
@@ -365,6 +372,11 @@ class Executor:
             return facts.process.exe is None and self.kernel.wait_ended(handle, _ENDING_SECONDS)
         finally:
             self.kernel.close(handle)
+
+
+def _of_evidence(told: Told) -> Told:
+    """What was gathered of a process that ended before its kill."""
+    return {name: value for name, value in told.items() if name.startswith("evidence")}
 
 
 def _kind(command: Command) -> str:

@@ -7,8 +7,9 @@ ledger, then the action. The process that was meant is signalled last, so that a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from quell.agent.gathering import Gatherer, gathered
 from quell.agent.group import Group
 from quell.agent.identity import SHORTEST_ID
 from quell.agent.kernel import Kernel
@@ -38,13 +39,15 @@ class Kills:
         protected: Protected,
         find: Callable[[ProcessTarget], tuple[int, Facts]],
         clock: Callable[[], float],
+        gatherer: Gatherer | None = None,
     ) -> None:
-        """find: a proved handle of a process and its facts, or Refused."""
+        """find: a proved handle of a process and its facts, or Refused. gatherer: as Executor's."""
         self._kernel = kernel
         self._ledger = ledger
         self._protected = protected
         self._find = find
         self._clock = clock
+        self._gatherer = gatherer
         #: Commands whose pods this process has asked to end.
         self._asked: set[str] = set()
 
@@ -53,14 +56,14 @@ class Kills:
         with self._kernel.hurrying(), Members(self._kernel, self._protected) as members:
             members.add(process, facts)
             group = Group(self._kernel, members, facts)
-            return _with(facts, self._acted(command, group.kill))
+            return _with(facts, self._acted(command, group.kill, members, [(facts, process)]))
 
     def tree(self, command: Command, target: ProcessTarget) -> Came:
         process, facts = self._find(target)
         with self._kernel.hurrying(), Members(self._kernel, self._protected) as members:
             members.add(process, facts)
             with Tree(self._kernel, members, facts, cgroup_name(command)) as tree:
-                return _with(facts, self._acted(command, tree.kill))
+                return _with(facts, self._acted(command, tree.kill, members, [(facts, process)]))
 
     def has_left(self, command: Command) -> bool:
         """Whether a crash left a part of the tree that this command was to end, in the control groups it had made."""
@@ -83,7 +86,7 @@ class Kills:
             Members(self._kernel, self._protected) as members,
             Tree(self._kernel, members, None, cgroup_name(command)) as tree,
         ):
-            return self._acted(command, tree.kill)
+            return self._acted(command, tree.kill, members, [])
 
     def pod(self, command: Command, target: PodTarget, action: KillPod) -> Came:
         """NotYet: it was asked to end, and its grace period is not over."""
@@ -103,6 +106,7 @@ class Kills:
             if not again:
                 noted = {"containers": " ".join(pod.containers), "pids": members.pids[:LISTED]}
                 noted |= {"asked_at": now} if action.grace_period else {}
+                noted |= self._evidence(command, members, pod.first())
                 self._ledger.begin(command, noted=noted)
             asked_at = noted.get("asked_at")
             if isinstance(asked_at, float) and now < asked_at + action.grace_period:
@@ -110,7 +114,7 @@ class Kills:
                 wait = min(max(_LOOK_FIRST, (now - asked_at) * _LOOK_SHARE), _LOOK_LAST)
                 raise NotYet(min(wait, asked_at + action.grace_period - now))
             self._asked.discard(command.id)
-            status, reason, why, facts = self._acted(command, pod.kill)
+            status, reason, why, facts = self._acted(command, pod.kill, members, [])
             return status, reason, why, noted | facts | {"pod": target.uid or ""}
 
     def _ask(self, command: Command, pod: Pod) -> None:
@@ -120,13 +124,20 @@ class Kills:
             point("agent.before-action")
             pod.terminate()
 
-    def _acted(self, command: Command, act: Callable[[], Came]) -> Came:
+    def _acted(
+        self, command: Command, act: Callable[[], Came], members: Members, meant: Sequence[tuple[Facts, int]]
+    ) -> Came:
+        """meant: the proven processes of which evidence is gathered first; it names the other members too."""
         if not self._ledger.begun(command.id):
             self._ledger.begin(command)
+        evidence = self._evidence(command, members, meant) if meant else {}
         point("agent.before-action")
-        came = act()
+        status, reason, why, told = act()
         point("agent.after-action")
-        return came
+        return status, reason, why, evidence | told
+
+    def _evidence(self, command: Command, members: Members, meant: Sequence[tuple[Facts, int]]) -> Told:
+        return gathered(self._gatherer, command, self._kernel, meant, members.pids)
 
 
 def _with(facts: Facts, came: Came) -> Came:

@@ -49,10 +49,14 @@ class Pod:
     def containers(self) -> list[str]:
         return sorted(self._containers)
 
-    def terminate(self) -> None:
-        """SIGTERM to what the runtime started: the first process of each container, and what was executed in it."""
+    def first(self) -> list[tuple[Facts, int]]:
+        """What the runtime started: the first process of each container, and what was executed in it. With their handles."""
         held = self._members.held
-        self._members.terminate([pid for pid, (facts, _) in held.items() if facts.process.ppid not in held])
+        return [each for each in held.values() if each[0].process.ppid not in held]
+
+    def terminate(self) -> None:
+        """SIGTERM to what the runtime started."""
+        self._members.terminate([facts.process.pid or 0 for facts, _ in self.first()])
 
     def kill(self) -> Came:
         """Once the ledger is written."""

@@ -30,6 +30,7 @@ from quell.agent.containers.runtimes import census
 from quell.agent.enrol import Address, Identity, UnreachableError, enrol, enrolled
 from quell.agent.events import Notices
 from quell.agent.executor import Executor
+from quell.agent.gathering import Gatherer
 from quell.agent.kernel import Capabilities, Kernel
 from quell.agent.ledger import RELEASED, Ledger
 from quell.agent.link import Link
@@ -37,6 +38,7 @@ from quell.agent.linux.capabilities import may_look_at_others, socket_limits
 from quell.agent.linux.kernel import LinuxKernel
 from quell.agent.observing import Observing
 from quell.agent.outbox import Outbox
+from quell.agent.parcels import Parcels
 from quell.agent.pod import NotYet
 from quell.agent.protected import Protected
 from quell.agent.sensor import Sensor
@@ -47,6 +49,7 @@ from quell.channel.envelope import verify
 from quell.channel.messages import (
     Announced,
     EventAck,
+    EvidenceAck,
     FromController,
     Hello,
     Isolated,
@@ -180,6 +183,7 @@ class Agent:
         machine_id = proc.machine_id()
         machine = Subject(node=identity.node, machine_id=machine_id or None)
         self._outbox = Outbox(options.state / "outbox", self._on_lost)
+        self._parcels = Parcels(options.state / "evidence")
         self._notices = Notices(machine, self._emit, time.time)
         subjects = Subjects(machine, users)
         self._observing = Observing(subjects, self._notices, lambda: self.link.rouse())  # noqa: PLW0108 - there is no link yet
@@ -194,6 +198,7 @@ class Agent:
             protected,
             kept=self._sensor.kept if self._sensor else lambda _pid: None,
             paused=self._is_paused,
+            gatherer=self._gather(options.state / "evidence"),
         )
         self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="command")
         #: Verified commands that are not ordered yet, by their envelope.
@@ -218,7 +223,7 @@ class Agent:
             self._on_welcome,
             self._on_message,
             on_end=lambda: self._observing.ask(None),
-            more=self._observing.frame,
+            more=lambda: self._observing.frame() or self._parcels.frame(),
         )
 
     async def start(self) -> None:
@@ -266,6 +271,23 @@ class Agent:
             return sensor, (limit, *socket_limits())
         return sensor, socket_limits()
 
+    def _gather(self, folder: Path) -> Gatherer | None:
+        loop = asyncio.get_running_loop()
+
+        def ready(name: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; the next start sends it
+                loop.call_soon_threadsafe(self._gathered, name)
+
+        try:
+            return Gatherer(folder, on_ready=ready)
+        except OSError as error:
+            _log.error("no evidence is gathered: its folder cannot be made", folder=str(folder), error=error.strerror)
+            return None
+
+    def _gathered(self, name: str) -> None:
+        self._parcels.add(name)
+        self.link.rouse()
+
     def _count(self, options: Options) -> tuple[Census | None, tuple[str, ...]]:
         if not options.containers:
             return None, ("containers: switched off",)
@@ -300,6 +322,8 @@ class Agent:
         self._tell_isolated({})
         if self._census is not None:
             self._census.welcomed()
+        self._parcels.welcomed()
+        self.link.rouse()
         self._observe(welcome.observe)
 
     def _follow(self, statements: tuple[bytes, ...]) -> None:
@@ -324,6 +348,9 @@ class Agent:
                 self._hands.submit(self._acknowledge, ids)
             case EventAck(ids=ids):
                 self._outbox.acknowledge(ids)
+            case EvidenceAck() as ack:
+                self._parcels.acknowledged(ack)
+                self.link.rouse()
             case Pause(paused=paused):
                 self._paused_by_controller = paused
             case Observe() as observe:

@@ -25,6 +25,8 @@ from quell.channel.messages import (
     SUBPROTOCOL,
     Challenge,
     EventAck,
+    Evidence,
+    EvidencePiece,
     FromAgent,
     FromController,
     Hello,
@@ -42,6 +44,7 @@ from quell.channel.messages import (
     encode,
 )
 from quell.controller.dispatcher import Dispatcher
+from quell.controller.evidence import EvidenceKeeper
 from quell.detectors import DETECTORS
 from quell.errors import EventError, LinkError, QueueFull, StoreError
 from quell.ids import uuid7
@@ -55,6 +58,8 @@ REFUSED, FAULT, REPLACED, TOO_SLOW = 1008, 1011, 4001, 4002
 
 #: Events of one agent that wait to be decided; the link is not read while there are more.
 _WAITING_EVENTS = 64
+#: Evidence of one agent that waits to be written; the link is not read while there is more.
+_WAITING_EVIDENCE = 8
 #: Messages that wait to be sent to one agent; one that reads no faster is cut off, and dials again.
 _WAITING_MESSAGES = 50_000
 #: Seconds between two tries while the store cannot write.
@@ -75,6 +80,9 @@ class Controller(Protocol):
 
     @property
     def dispatcher(self) -> Dispatcher: ...
+
+    @property
+    def evidence(self) -> EvidenceKeeper: ...
 
     def ingest(self, events: Sequence[Event]) -> Awaitable[None]: ...
 
@@ -218,6 +226,7 @@ class _Link:
         self._refused = refused
         self._out: asyncio.Queue[FromController] = asyncio.Queue()
         self._observed: asyncio.Queue[Observed] = asyncio.Queue(_WAITING_EVENTS)
+        self._evidence: asyncio.Queue[Evidence | EvidencePiece] = asyncio.Queue(_WAITING_EVIDENCE)
         self._ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
 
     def send(self, message: FromController) -> None:
@@ -233,7 +242,7 @@ class _Link:
 
     async def run(self) -> str:
         """Serve the link until it ends; why it did."""
-        work = [asyncio.create_task(step()) for step in (self._reading, self._sending, self._taking)]
+        work = [asyncio.create_task(step()) for step in (self._reading, self._sending, self._taking, self._keeping)]
         try:
             waited: list[asyncio.Future[Any]] = [*work, self._ended]
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
@@ -241,6 +250,7 @@ class _Link:
             for task in work:
                 task.cancel()
             results = await asyncio.gather(*work, return_exceptions=True)
+            self._controller.evidence.lost(self.hello.agent)
         faults_found = [error for error in results if isinstance(error, Exception)]
         if self._ended.done():
             code, reason = self._ended.result()
@@ -262,6 +272,8 @@ class _Link:
                     await self._observed.put(observed)
                 case Reported(outcome=outcome):
                     self._controller.dispatcher.reported(self.hello.agent, outcome)
+                case (Evidence() | EvidencePiece()) as evidence:
+                    await self._evidence.put(evidence)
                 case Seen() as seen:
                     self._controller.sighted(self.hello, seen)
                 case Observations() as told:
@@ -282,6 +294,19 @@ class _Link:
                 faults.point("outbox.after-send")
             else:
                 await self._asgi_send(_frame(message))
+
+    async def _keeping(self) -> None:
+        """One after the other: the next piece is asked for once the one before is on disk."""
+        while True:
+            came = await self._evidence.get()
+            try:
+                answer = await self._controller.evidence.take(self.hello, came)
+            except StoreError as error:
+                # It is not acknowledged, so it comes again with the next link.
+                _log.error("evidence could not be written", agent=self.hello.agent, error=str(error))
+                continue
+            if answer is not None:
+                self.send(answer)
 
     async def _taking(self) -> None:
         """Whatever has come while the last events were written is decided and written together."""

@@ -4,8 +4,10 @@ The order of a link: the agent sends Hello; the controller answers Challenge; th
 Welcome (or Refused, and closes). From then on both sides send when they have something:
 
     agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen; Isolated;
-                         Observations; Leaving, last
-    controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause; Observe
+                         Observations; Evidence, until an EvidenceAck says that it is whole; EvidencePiece, when asked
+                         for; Leaving, last
+    controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause; Observe;
+                         EvidenceAck
 
 Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
 """
@@ -150,6 +152,22 @@ class Observe(Struct, frozen=True, kw_only=True, tag="observe", omit_defaults=Tr
     sockets: float | None = None
 
 
+class Evidence(Struct, frozen=True, kw_only=True, tag="evidence"):
+    """What was gathered before a kill: quell.model.evidence.Gathered in JSON, as the agent keeps it on its disk."""
+
+    facts: bytes
+
+
+class EvidencePiece(Struct, frozen=True, kw_only=True, tag="evidence-piece"):
+    """A part of the copy of an executable, as an EvidenceAck asks for it. No data: there is no such copy any more."""
+
+    #: Of the command.
+    id: str
+    sha256: str
+    offset: int
+    data: bytes
+
+
 class Challenge(Struct, frozen=True, kw_only=True, tag="challenge"):
     #: At least 16 random bytes, never used twice.
     nonce: bytes
@@ -202,14 +220,25 @@ class OutcomeAck(Struct, frozen=True, kw_only=True, tag="outcome-ack"):
     ids: tuple[str, ...]
 
 
+class EvidenceAck(Struct, frozen=True, kw_only=True, tag="evidence-ack", omit_defaults=True):
+    """The evidence gathered for this command is on disk, as far as it came."""
+
+    id: str
+    #: The copy of which the next piece is to be sent, from this byte on; "": all is there, and need not be kept.
+    wanted: str = ""
+    offset: int = 0
+
+
 class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     """The link is refused; the controller closes it."""
 
     reason: str
 
 
-FromAgent = Hello | Proof | Observed | Reported | Seen | Isolated | Observations | Leaving
-FromController = Challenge | Welcome | Announced | Ordered | Pause | Observe | EventAck | OutcomeAck | Refused
+FromAgent = Hello | Proof | Observed | Reported | Seen | Isolated | Observations | Evidence | EvidencePiece | Leaving
+FromController = (
+    Challenge | Welcome | Announced | Ordered | Pause | Observe | EventAck | OutcomeAck | EvidenceAck | Refused
+)
 
 _T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()

@@ -19,6 +19,7 @@ from quell.cli import (
     doctor,
     documents,
     events,
+    evidence,
     explain,
     export,
     flags,
@@ -113,6 +114,7 @@ app.add_typer(rulesets.app, name="ruleset", hidden=True)
 app.add_typer(deviations.app, name="deviations")
 app.add_typer(deviations.app, name="deviation", hidden=True)
 app.add_typer(events.app, name="events")
+app.add_typer(evidence.app, name="evidence")
 app.add_typer(notifications.app, name="notifications")
 app.add_typer(flags.app, name="flags")
 app.add_typer(traces.app, name="traces")

@@ -206,6 +206,8 @@ def _action(record: ActionRecord, decision: Decision, outcomes: Sequence[Outcome
     head = Text(describe_action(record.action), "bold")
     if record.target is not None:
         head.append(f"  {describe_target(record.target)}", "default")
+    if record.evidence:
+        head.append("  after evidence", "default")
     if record.endpoints:
         head.append(f"  to {', '.join(record.endpoints)}", "default")
     course = Text.assemble(("asked by ", "dim"), (", ".join(record.asked_by), "cyan"), _ARROW, _status(record))

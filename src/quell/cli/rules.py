@@ -63,6 +63,9 @@ Ttl = Annotated[str | None, typer.Option("--ttl", help="After how long its quara
 CountLimit = Annotated[str | None, typer.Option("--limit", help="At most so many of its actions, such as 10/1m.")]
 MaxAge = Annotated[str | None, typer.Option("--max-age", help="How old an event it acts on may be, such as 60s.")]
 Approval = Annotated[bool | None, typer.Option("--approval/--no-approval", help="Whether a person has to agree.")]
+EvidenceFirst = Annotated[
+    bool | None, typer.Option("--evidence/--no-evidence", help="Whether evidence is gathered before its kills.")
+]
 Broad = Annotated[
     bool | None,
     typer.Option("--allow-broad/--no-allow-broad", help="That a destructive rule on everything is meant."),
@@ -159,6 +162,7 @@ def insert(
     limit: CountLimit = None,
     max_age: MaxAge = None,
     approval: Approval = None,
+    evidence: EvidenceFirst = None,
     allow_broad: Broad = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Not in force yet.")] = False,
     file: Annotated[
@@ -189,6 +193,7 @@ def insert(
         limit=limit,
         max_age=max_age,
         approval=approval,
+        evidence=evidence,
         allow_broad=allow_broad,
         disable=disabled or None,
     )
@@ -221,6 +226,7 @@ def edit(
     limit: CountLimit = None,
     max_age: MaxAge = None,
     approval: Approval = None,
+    evidence: EvidenceFirst = None,
     allow_broad: Broad = None,
     clear: Annotated[
         list[str] | None, typer.Option("--clear", help="A field that it is to be without, such as criteria or comment.")
@@ -247,6 +253,7 @@ def edit(
         limit=limit,
         max_age=max_age,
         approval=approval,
+        evidence=evidence,
         allow_broad=allow_broad,
     ) | dict.fromkeys(clear or ())
     with connect(context) as client:

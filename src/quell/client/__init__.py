@@ -20,6 +20,7 @@ from quell.client.audit import Audit
 from quell.client.backups import Backups
 from quell.client.documents import Documents
 from quell.client.events import Events
+from quell.client.evidence import Evidence
 from quell.client.flags import Flags
 from quell.client.inventory import Inventory
 from quell.client.notifications import Notifications
@@ -46,6 +47,7 @@ class Client:
         self.deviations = Deviations(session)
         self.documents = Documents(session)
         self.events = Events(session)
+        self.evidence = Evidence(session)
         self.flags = Flags(session)
         self.inventory = Inventory(session)
         self.notifications = Notifications(session)

@@ -22,6 +22,7 @@ from quell.controller.audit_keeper import AuditKeeper
 from quell.controller.chains import Chains
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.editing import Changed, Editing
+from quell.controller.evidence import EvidenceKeeper
 from quell.controller.flags import Flags
 from quell.controller.guardian import Guardian
 from quell.controller.happenings import Happenings
@@ -178,6 +179,7 @@ class Controller:
         )
         self.guardian.use(documents, self.pipeline.index)
         self.isolation = Isolation(store, self.pipeline, self.inventory, self.chains, time.time, self._submit_own)
+        self.evidence = EvidenceKeeper(store)
         self.approvals = Approvals(store, self.pipeline, time.time, self._write_failed)
         self._set_agents()
         _freeze()
@@ -199,7 +201,11 @@ class Controller:
         journal = settings.journal
         store = Store.open(
             folder / "quell.db",
-            retention=Retention(max_bytes=journal.max_bytes, max_age=parse_duration(journal.max_age)),
+            retention=Retention(
+                max_bytes=journal.max_bytes,
+                max_age=parse_duration(journal.max_age),
+                evidence_bytes=journal.evidence_bytes,
+            ),
             queue_bytes=settings.ingest.queue_bytes,
             call=loop.call_soon_threadsafe,
             key=signing_key(folder),

@@ -22,6 +22,7 @@ from quell.model.action import (
     SendWebhook,
     Severity,
     SuppressLog,
+    word,
 )
 
 IMPACT_LIMIT = 100
@@ -35,6 +36,9 @@ GRACE_LIMIT = 86_400
 #: Least and greatest, of a process.
 PRIORITIES = (-20, 19)
 
+
+#: Words of the actions that evidence can be gathered before.
+KILLS = tuple(word(action) for action in (KillProcess, KillProcessGroup, KillProcessTree, KillPod))
 
 _AN_ACTION = "an action: a word, or {word: {parameters}}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from quell.catalogue.policy_table import ACTION_SELECTORS, POLICY_TYPES, PolicyTypeSpec, selectors_of
-from quell.documents.actions import read_action
+from quell.documents.actions import KILLS, Written, read_action
 from quell.documents.document import Document
 from quell.documents.network_policy import Network, read_network
 from quell.documents.process_policy import Processes, read_processes
@@ -105,7 +105,8 @@ def _is_no_action(item: Value) -> bool:
 
 
 def _entry(item: Value, type_: PolicyType, document: Document, *, specific: bool) -> ResponseEntry | None:
-    written = read_action(item, foreign=document.foreign, others=("enabled", *ACTION_SELECTORS))
+    others = ("enabled", *ACTION_SELECTORS) if document.foreign else ("enabled", "evidence", *ACTION_SELECTORS)
+    written = read_action(item, foreign=document.foreign, others=others)
     if written is None:
         return None
     selectors = read_selectors(written.others, ACTION_SELECTORS)
@@ -116,8 +117,21 @@ def _entry(item: Value, type_: PolicyType, document: Document, *, specific: bool
     if written.action is None:
         return None
     return ResponseEntry(
-        action=written.action, selectors=selectors, enabled=written.others.boolean("enabled", default=True)
+        action=written.action,
+        selectors=selectors,
+        enabled=written.others.boolean("enabled", default=True),
+        evidence=_evidence(written),
     )
+
+
+def _evidence(written: Written) -> bool:
+    """Whether a kill waits for evidence."""
+    wanted = written.others.boolean("evidence")
+    if wanted and written.word not in KILLS:
+        written.others["evidence"].name_of_field.problem(
+            f"evidence is gathered before a kill, and {written.word} is none", expected=listed(KILLS), got=written.word
+        )
+    return wanted
 
 
 def _check_selectors(item: Value, word: str, fields: Fields, *, specific: bool) -> None:

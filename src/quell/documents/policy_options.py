@@ -20,9 +20,15 @@ from quell.catalogue.policy_table import (
     selectors_of,
 )
 from quell.catalogue.table import ACTIONS, ActionSpec
+from quell.documents.actions import KILLS
 from quell.documents.options import Parameter, WebhookOption, parameters_of
 from quell.model.policy import PolicyType
 from quell.model.rule import Mode
+
+#: Of an entry that kills, beside the action's own parameters.
+_EVIDENCE = (
+    Parameter(name="evidence", form="flag", description="Gather what the process is like before it is killed."),
+)
 
 
 class SelectorOption(Struct, frozen=True, kw_only=True):
@@ -155,5 +161,5 @@ def _action(action: ActionSpec, spec: PolicyTypeSpec) -> PolicyActionOption:
         description=action.description,
         example=action.example,
         selectors=tuple(selectors_of(action.word)),
-        parameters=parameters_of(action),
+        parameters=(*parameters_of(action), *(_EVIDENCE if action.word in KILLS else ())),
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 
 from quell.catalogue.table import ACTIONS, allowed, is_broad
-from quell.documents.actions import Written, read_action
+from quell.documents.actions import KILLS, Written, read_action
 from quell.documents.criteria import Context, read_criteria
 from quell.documents.document import Document
 from quell.documents.reader import Fields, Value, listed
 from quell.durations import parse_duration
-from quell.model.action import Action, Quarantine, word
+from quell.model.action import Action, Kill, Quarantine, word
 from quell.model.event import Category, Kind
 from quell.model.rule import Mode, Rule
 
@@ -48,9 +48,10 @@ _OPTIONAL = (
     "max_age",
     "allow_broad",
     "approval",
+    "evidence",
 )
 #: Fields that the language has and this version does not: refused, as a rule must not mean less than it says.
-_LATER = dict.fromkeys(("evidence", "when", "tests"), "this version does not have it yet")
+_LATER = dict.fromkeys(("when", "tests"), "this version does not have it yet")
 _DEFAULT_IDS = range(1, 8)
 _RESOURCE_IDS = range(110_000, 120_000)
 
@@ -96,6 +97,7 @@ def read_fields(
         mode=fields.choice("mode", Mode, Mode.ENFORCE),
         cooldown=fields.duration("cooldown"),
         approval=fields.boolean("approval"),
+        evidence=_evidence(fields, actions),
         limit=_limit(fields["limit"]) if "limit" in fields else None,
         max_age=fields.duration("max_age"),
         allow_broad=fields.boolean("allow_broad"),
@@ -166,6 +168,16 @@ def _with_ttl(field: Value, actions: list[Action]) -> list[Action]:
         Quarantine(ttl=ttl, strict=action.strict) if isinstance(action, Quarantine) and action.ttl is None else action
         for action in actions
     ]
+
+
+def _evidence(fields: Fields, actions: tuple[Action, ...]) -> bool:
+    """Whether the rule's kills wait for evidence."""
+    wanted = fields.boolean("evidence")
+    if wanted and not any(isinstance(action, Kill) for action in actions):
+        fields["evidence"].name_of_field.problem(
+            "evidence is gathered before a kill, and the rule has none", expected=listed(KILLS)
+        )
+    return wanted
 
 
 def _limit(value: Value) -> tuple[int, float]:

@@ -96,6 +96,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
             max_age=_duration(rule.max_age),
             allow_broad=rule.allow_broad,
             approval=rule.approval,
+            evidence=rule.evidence,
         ),
     }
 
@@ -164,6 +165,8 @@ def _entry(entry: ResponseEntry) -> dict[str, Any]:
     parameters = _parameters(entry.action)
     if not entry.enabled:
         parameters["enabled"] = False
+    if entry.evidence:
+        parameters["evidence"] = True
     parameters |= selectors_spec(entry.selectors)
     return {word(entry.action): parameters}
 

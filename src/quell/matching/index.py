@@ -18,7 +18,7 @@ from quell.matching.memo import Memo, fields
 from quell.matching.policies import Policies
 from quell.matching.reading import Read, Reading, World, identity, is_deep, reads
 from quell.matching.tree import Filed, build
-from quell.model.action import Action, SendWebhook
+from quell.model.action import Action, Kill, SendWebhook
 from quell.model.answer import NOTHING, Answer, settled
 from quell.model.decision import Ask, Evidence, Match, NearMiss
 from quell.model.details import Details, Deviation
@@ -293,6 +293,7 @@ def _asks(rule: Rule, ref: str) -> tuple[Ask, ...]:
             limit=rule.limit,
             max_age=rule.max_age,
             approval=rule.approval,
+            evidence=rule.evidence and isinstance(action, Kill),
         )
         for action in rule.actions
     )

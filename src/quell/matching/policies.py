@@ -11,7 +11,6 @@ import msgspec
 from quell.matching.reading import Reading
 from quell.matching.selectors import Check, Truth, compile_selector, every
 from quell.model.action import (
-    Action,
     KillProcess,
     KillProcessGroup,
     KillProcessTree,
@@ -104,12 +103,13 @@ class CompiledPolicy:
 
     def _entries(self, entries: Sequence[ResponseEntry], part: str) -> tuple[_Entry, ...]:
         return tuple(
-            _Entry(self._ask(entry.action, part), tuple(compile_selector(selector) for selector in entry.selectors))
+            _Entry(self._ask(entry, part), tuple(compile_selector(selector) for selector in entry.selectors))
             for entry in entries
             if entry.enabled
         )
 
-    def _ask(self, action: Action, part: str) -> Ask:
+    def _ask(self, entry: ResponseEntry, part: str) -> Ask:
+        action = entry.action
         return Ask(
             action=action,
             by=f"{self.ref}/{part}",
@@ -117,6 +117,7 @@ class CompiledPolicy:
             endpoints=action.endpoints if isinstance(action, SendWebhook) else (),
             audit=f"policy {self.policy.name} is in audit mode" if self.policy.mode is Mode.AUDIT else "",
             cooldown=ONCE if isinstance(action, _ONCE) else None,
+            evidence=entry.evidence,
         )
 
 

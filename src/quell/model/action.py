@@ -93,6 +93,8 @@ Action = (
     | ReniceProcess
     | ReleaseQuarantine
 )
+#: What evidence can be gathered before.
+Kill = KillProcess | KillProcessGroup | KillProcessTree | KillPod
 AgentAction = (
     Quarantine | KillProcess | KillProcessGroup | KillProcessTree | KillPod | ReniceProcess | ReleaseQuarantine
 )

@@ -8,6 +8,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from quell.model.action import Action, AgentAction, Severity
+from quell.model.evidence import EvidenceBounds
 from quell.model.subject import Subject, Target
 
 
@@ -61,6 +62,8 @@ class Ask(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     limit: tuple[int, float] | None = None
     max_age: float | None = None
     approval: bool = False
+    #: A kill waits until what the process is like has been gathered.
+    evidence: bool = False
     #: The scope could not be proved: nothing destructive (SEMANTICS section 0, principle 2).
     unknown_scope: bool = False
 
@@ -109,6 +112,8 @@ class ActionRecord(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     agent: str = ""
     #: Of a flag that is refused because it was raised not long ago: the id of that one, which counts this.
     repeats: str = ""
+    #: Evidence is gathered first (quell.model.evidence).
+    evidence: bool = False
 
 
 class CooldownStarted(Struct, frozen=True, gc=False, kw_only=True, tag="cooldown", omit_defaults=True):
@@ -318,6 +323,8 @@ class Command(Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     nonce: str
     event_id: str = ""
     asked_by: tuple[str, ...] = ()
+    #: What is gathered before a kill; None: nothing.
+    evidence: EvidenceBounds | None = None
 
 
 class OutcomeStatus(StrEnum):

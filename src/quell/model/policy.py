@@ -63,6 +63,8 @@ class ResponseEntry(Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: Action
     selectors: tuple[Selector, ...] = ()
     enabled: bool = True
+    #: A kill waits until evidence has been gathered.
+    evidence: bool = False
 
 
 class Ports(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -49,6 +49,8 @@ class Rule(Struct, frozen=True, kw_only=True, omit_defaults=True):
     #: Seconds between two successes on one target.
     cooldown: float | None = None
     approval: bool = False
+    #: Its kills wait until evidence has been gathered.
+    evidence: bool = False
     #: (count, seconds): at most so many of this rule's own actions in that window.
     limit: tuple[int, float] | None = None
     #: Seconds; None: the default of the action's class (SEMANTICS section 8, stale).

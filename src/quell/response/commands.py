@@ -6,6 +6,7 @@ import hashlib
 
 from quell.model.action import AgentAction, Quarantine
 from quell.model.decision import ActionRecord, Command, Decision, Status
+from quell.model.evidence import EvidenceBounds
 from quell.model.subject import NetworkTarget, Target
 from quell.response.state import State
 
@@ -25,6 +26,7 @@ def commands(decision: Decision, state: State, now: float) -> list[Command]:
             now=now,
             event_id=decision.event_id,
             asked_by=record.asked_by,
+            evidence=record.evidence,
         )
         for record in decision.actions
         if record.status is Status.GRANTED and record.agent and record.target is not None
@@ -41,8 +43,10 @@ def command(
     now: float,
     event_id: str = "",
     asked_by: tuple[str, ...] = (),
+    evidence: bool = False,
 ) -> Command:
-    """The nonce is derived: the same command made twice is the same bytes."""
+    """The nonce is derived: the same command made twice is the same bytes. evidence: it is gathered first."""
+    bounds = EvidenceBounds(wait=state.safety.evidence_wait, executable=state.safety.evidence_executable)
     expires = now + state.safety.command_ttl
     nonce = hashlib.blake2b(f"{identifier}\0{agent}\0{now!r}".encode(), digest_size=16).hexdigest()
     return Command(
@@ -55,6 +59,7 @@ def command(
         nonce=nonce,
         event_id=event_id,
         asked_by=asked_by,
+        evidence=bounds if evidence else None,
     )
 
 

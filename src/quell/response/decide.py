@@ -387,11 +387,29 @@ class _Deciding:
         if len(refused) < len(verdicts):
             said = [explanation] if explanation else []
             said += [f"{ask.by}: {refusal.reason} ({refusal.explanation})" for ask, refusal in refused]
-            return self._add(action, asked_by, Status.GRANTED, target=target, explanation="; ".join(said), agent=agent)
+            # Who asks for evidence gets it, whoever else asks for the same kill without.
+            evidence = any(ask.evidence for ask in _granted(verdicts))
+            return self._add(
+                action,
+                asked_by,
+                Status.GRANTED,
+                target=target,
+                explanation="; ".join(said),
+                agent=agent,
+                evidence=evidence,
+            )
         _, refusal = min(refused, key=lambda pair: _gravity(pair[1].reason))
         said = list(dict.fromkeys(each.explanation for _, each in refused))
         status = Status.HELD if refusal.reason in _HELD and len(self.state.held) < MOST_HELD else Status.REFUSED
-        record = self._add(action, asked_by, status, target=target, reason=refusal.reason, explanation="; ".join(said))
+        record = self._add(
+            action,
+            asked_by,
+            status,
+            target=target,
+            reason=refusal.reason,
+            explanation="; ".join(said),
+            evidence=any(ask.evidence for ask, _ in refused),
+        )
         for owner, reason in dict.fromkeys((ask.owner, each.reason) for ask, each in refused):
             if reason not in _QUIET:
                 self._refuse(record, owner, reason)
@@ -408,6 +426,7 @@ class _Deciding:
         explanation: str = "",
         endpoints: tuple[str, ...] = (),
         agent: str = "",
+        evidence: bool = False,
     ) -> ActionRecord:
         record = ActionRecord(
             id=f"{self.event.id}/{len(self.records)}",
@@ -419,6 +438,7 @@ class _Deciding:
             explanation=explanation,
             endpoints=endpoints,
             agent=agent,
+            evidence=evidence,
         )
         self.records.append(record)
         return record

@@ -35,6 +35,9 @@ class Safety(Struct, frozen=True, kw_only=True):
     clock_skew: float = 5.0
     protected_namespaces: tuple[str, ...] = ("kube-system", "quell")
     command_ttl: float = 30.0
+    #: How long a kill waits for evidence, and bytes of an executable above which no copy is kept; 0: none is.
+    evidence_wait: float = 0.2
+    evidence_executable: int = 32 << 20
 
 
 class AgentFacts(Struct, frozen=True, kw_only=True):

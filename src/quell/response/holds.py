@@ -91,6 +91,7 @@ def approve(held: ActionHeld, state: State, now: float, *, by: str, note: str = 
         status=Status.GRANTED,
         explanation=f"approved by {by}" + (f": {note}" if note else ""),
         agent=held.agent,
+        evidence=any(ask.evidence for ask in held.asks),
     )
     changes: list[StateChange] = [HoldEnded(id=held.id, how=HoldEnd.APPROVED)]
     key = target_key(held.target)

@@ -137,6 +137,8 @@ class Retention(Struct, frozen=True, gc=False, kw_only=True):
     record_age: float = 365 * 86_400.0
     #: The newest so many of each of those are kept.
     record_count: int = 200_000
+    #: Bytes of evidence, which is not counted in max_bytes.
+    evidence_bytes: int = 256 << 20
     #: Bytes written between two checks of the size.
     size_step: int = 4 << 20
 

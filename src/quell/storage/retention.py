@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Literal
 
-from quell.storage import group, packed, tail
+from quell.storage import evidence, group, packed, tail
 from quell.storage.records import Retention
 
 #: At most so many rows and bytes a step, so that a commit never waits long.
@@ -51,10 +51,10 @@ class Trimmer:
         return more
 
     def _sizes(self) -> tuple[int, int]:
-        """Bytes in use, and free pages."""
+        """Bytes in use, evidence left out, which has a bound of its own; and free pages."""
         (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
         (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
-        return (pages - free) * self._page_size, free
+        return (pages - free) * self._page_size - evidence.bytes_of(self._connection), free
 
     def _trim_journal(self, now: float, used: int) -> bool:
         self._cutting = used > self._retention.max_bytes - (self._margin if self._cutting else 0)
@@ -102,5 +102,9 @@ class Trimmer:
                 f"DELETE FROM {table} WHERE n IN (SELECT n FROM {table} WHERE n <= ? OR time < ? ORDER BY n LIMIT ?)",  # noqa: S608 - literals
                 (newest - self._retention.record_count, oldest, STEP_ROWS),
             ).rowcount
+        # Evidence is kept as long as the event that led to it.
+        first = connection.execute("SELECT received_min FROM journal ORDER BY seq LIMIT 1").fetchone()
+        kept_since = now - self._retention.max_age if first is None else first[0]
+        more = evidence.trim(connection, most=self._retention.evidence_bytes, oldest=kept_since, rows=STEP_ROWS)
         connection.execute("COMMIT")
-        return deleted > 0
+        return deleted > 0 or more

@@ -110,6 +110,8 @@ class Kill:
         self._began = time.monotonic()
         self.doubtful = doubtful
         self.facts: dict[str, str | int | float | list[int]] = {}
+        if command.evidence is not None:
+            self.facts["evidence_missing"] = "everything: the pod is ended through the Kubernetes API, not on its node"
 
     @property
     def seconds(self) -> float:
