@@ -23,7 +23,7 @@ import pytest
 from quell.agent.executor import Executor
 from quell.agent.ledger import Ledger
 from quell.agent.linux import namespace
-from quell.agent.linux.addresses import default_gateways
+from quell.agent.linux.addresses import gateways
 from quell.agent.linux.kernel import LinuxKernel
 from quell.agent.linux.namespace import within
 from quell.agent.linux.nftables import INET, Message, Nftables, ours
@@ -546,7 +546,8 @@ def test_a_gateway_that_is_not_the_node_is_found_and_not_let_in(executor: Execut
     """A container may set its own routes, and so choose who that is."""
     for address in ("10.77.0.2", "fd77::2"):
         ip("-n", pair.names[0], "route", "add", "default", "via", address)
-    assert {*map(str, within(pair.files[0], default_gateways))} == {"10.77.0.2", "fd77::2"}
+    toward = tuple(map(ip_address, node.here))
+    assert {*map(str, within(pair.files[0], lambda: gateways(toward)))} == {"10.77.0.2", "fd77::2"}
     assert {*node.here} <= {*map(str, namespace.node_addresses())}
     node.serve(8080)
     assert isolate(executor, pair, probe_ports=(8080,)).status is DONE

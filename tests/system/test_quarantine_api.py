@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -71,6 +72,13 @@ class Place:
         assert isinstance(command.action, kind)
         self.agent.report(Outcome(id=command.id, status=OutcomeStatus.DONE, time=time.time()))
         return command
+
+    @contextlib.contextmanager
+    def operator(self) -> Iterator[httpx.Client]:
+        """Another person, whose token is called second."""
+        made = self.admin.post("/v1/tokens", json={"role": "operator", "name": "second"}).raise_for_status().json()
+        with httpx.Client(base_url=self.server.url, headers={"Authorization": f"Bearer {made['token']}"}) as client:
+            yield client
 
     def held(self, **filters: str) -> dict[str, list[str]]:
         answer = self.admin.get("/v1/quarantines", params=filters).raise_for_status().json()
@@ -198,6 +206,39 @@ def test_a_person_asks(place: Place) -> None:
     assert (entry["verb"], entry["after"]["comment"], entry["after"]["status"]) == ("quarantine", "odd", "granted")
 
 
+def test_investigators_come_and_go_with_their_holders(place: Place) -> None:
+    place.event(WEB, "shop")
+    place.done(Quarantine)
+    asked = place.cli("quarantines", "add", WEB, "--node", NODE, "--investigator", "2001:DB8::7", "--wait", "0")
+    assert asked.returncode == 0, asked.stderr
+    assert "quarantine but for 2001:db8::7" in asked.stdout
+    assert place.done(Quarantine).action == Quarantine(investigator=("2001:db8::7",))
+    body = {"workload": WEB, "node": NODE, "investigator": ["192.0.2.7", "2001:db8::7"]}
+    with place.operator() as operator:
+        operator.post("/v1/quarantines", json=body).raise_for_status()
+    assert place.done(Quarantine).action == Quarantine(investigator=("192.0.2.7", "2001:db8::7"))
+    one = place.admin.get(f"/v1/quarantines/{WEB}").json()
+    assert one["investigators"] == {
+        "token/first-admin": ["2001:db8::7"],
+        "token/second": ["192.0.2.7", "2001:db8::7"],
+    }
+    shown = place.cli("quarantines", "show", WEB[:12]).stdout
+    assert "reached by 2001:db8::7 (token/first-admin); 192.0.2.7, 2001:db8::7 (token/second)" in shown
+    told = place.release(holder="token/second")
+    assert (keys(told["kept"]), told["kept"][0]["holders"]) == ([WEB], ["rule/8", "token/first-admin"])
+    assert place.done(Quarantine).action == Quarantine(investigator=("2001:db8::7",))
+    [record] = place.admin.get(f"/v1/events/{told['event']}").json()["decision"]["actions"]
+    assert record["explanation"] == (
+        "token/second let go; it stays isolated, held by rule/8, token/first-admin; 2001:db8::7 may reach it"
+    )
+    # Asked for again without: taken away.
+    place.admin.post("/v1/quarantines", json={"workload": WEB, "node": NODE}).raise_for_status()
+    assert place.done(Quarantine).action == Quarantine()
+    assert place.release(holder="token/first-admin")["kept"][0]["holders"] == ["rule/8"]
+    assert keys(place.release(all=True)["released"]) == [WEB]
+    place.done(ReleaseQuarantine)
+
+
 def test_a_refusal_is_an_answer_with_its_reason(place: Place) -> None:
     refused = place.admin.post("/v1/quarantines", json={"node": NODE, "pid": 4711}).json()["decision"]["actions"][0]
     assert (refused["status"], refused["reason"]) == ("refused", "identity")
@@ -219,6 +260,10 @@ def test_a_refusal_is_an_answer_with_its_reason(place: Place) -> None:
         ({"workload": WEB, "ttl": 0}, 400),
         ({"workload": WEB, "ttl": "1h"}, 400),
         ({"workload": WEB, "colour": "red"}, 400),
+        ({"workload": WEB, "investigator": ["10.0.0.0/8"]}, 422),
+        ({"workload": WEB, "investigator": ["192.0.2.7"], "strict": True}, 422),
+        ({"workload": WEB, "investigator": ["192.0.2.7"] * 9}, 400),
+        ({"workload": WEB, "investigator": "192.0.2.7"}, 400),
     ],
 )
 def test_a_wish_that_is_none(place: Place, body: dict[str, Any], status: int) -> None:

@@ -42,14 +42,14 @@ class Cable:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._name = f"quell-{os.getpid()}-c{next(_count)}"
+        self.name = f"quell-{os.getpid()}-c{next(_count)}"
         self._cleanup = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         try:
-            ip("netns", "add", self._name)
-            self._cleanup.callback(subprocess.run, ["ip", "netns", "del", self._name], check=False, capture_output=True)
-            far = ["ip", "-n", self._name]
+            ip("netns", "add", self.name)
+            self._cleanup.callback(subprocess.run, ["ip", "netns", "del", self.name], check=False, capture_output=True)
+            far = ["ip", "-n", self.name]
             near = ["nsenter", f"--net=/proc/{self._pid}/ns/net", "ip"]
             self._run(*far, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(self._pid))
             for command, host in ((near, "1"), (far, "2")):
@@ -58,7 +58,7 @@ class Cable:
                 self._run(*command, "link", "set", "eth0", "up")
                 self._run(*command, "link", "set", "lo", "up")
             self.files = []
-            for path in (f"/proc/{self._pid}/ns/net", f"/run/netns/{self._name}"):
+            for path in (f"/proc/{self._pid}/ns/net", f"/run/netns/{self.name}"):
                 self.files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             self.inode = os.fstat(self.files[0]).st_ino
             self.channels: list[Channel] = [
@@ -401,6 +401,53 @@ def test_a_container_that_flushes_its_tables_is_isolated_again_within_a_second(p
         [told] = place.told_soon("Quarantine.Tampered")
         assert told["details"]["quarantine"] == web
         assert [each["phase"] for each in place.held()] == ["isolated"]
+
+
+def test_an_investigator_reaches_a_container_that_nobody_else_does(place: Place) -> None:
+    place.rule()
+    web = place.run()
+    place.podman("exec", "--detach", web, "sh", "-c", "exec busybox nc -ll -p 8080 -e /bin/busybox cat")
+    with place.cable(web) as cable:
+
+        def echoes(source: str) -> bool:
+            """A line to the container and back."""
+            with cable.socket(1, socket.AF_INET, socket.SOCK_STREAM) as client:
+                try:
+                    client.settimeout(1.0)
+                    client.bind((source, 0))
+                    client.connect(("10.77.0.1", 8080))
+                    client.sendall(b"who is there\n")
+                    return client.recv(100) == b"who is there\n"
+                except OSError:
+                    return False
+
+        ip("-n", cable.name, "address", "add", "10.77.0.3/24", "dev", "eth0")
+        wait_for(lambda: echoes("10.77.0.3"), what="the server in the container")
+        place.isolated(web)
+        assert not echoes("10.77.0.2")
+        let_in = place.cli("quarantines", "add", web[:12], "--investigator", "10.77.0.2")
+        assert let_in.returncode == 0, let_in.stdout
+        assert "10.77.0.2" in let_in.stdout
+        wait_for(lambda: echoes("10.77.0.2"), what="the investigator's connection")
+        assert not echoes("10.77.0.3")
+        assert cable.is_closed, "datagrams and frames, that address's too"
+        out = ["exec", web, "busybox", "nc", "-w", "1", "10.77.0.2", "22"]
+        with cable.socket(1, socket.AF_INET, socket.SOCK_STREAM) as server:
+            server.bind(("10.77.0.2", 22))
+            server.listen()
+            server.settimeout(0.3)
+            with contextlib.suppress(AssertionError):
+                place.podman(*out)
+            with pytest.raises(TimeoutError):
+                server.accept()
+        # The person lets go, the rule does not.
+        place.quell.ask("DELETE", f"/v1/quarantines/{web}", params={"holder": "token/first-admin"})
+        wait_for(lambda: not echoes("10.77.0.2"), what="the end of the investigator's way in")
+        assert cable.is_closed
+        place.quell.ask("POST", "/v1/quarantines/release", json={"all": True})
+        place.released()
+        assert cable.is_open
+        wait_for(lambda: echoes("10.77.0.3"), what="the server for everybody")
 
 
 def test_what_a_person_may_not_isolate(place: Place) -> None:

@@ -51,6 +51,21 @@ def test_ports_of_probes_stay_open_until_it_is_strict(rig: Rig) -> None:
     assert closed() == [(True, ())]
 
 
+def test_who_may_reach_it_is_what_was_ordered_last(rig: Rig) -> None:
+    def ordered(issued: float, *addresses: str) -> tuple[str, ...]:
+        command = rig.command(Quarantine(investigator=addresses), TARGET, issued=issued)
+        assert rig.executor.execute(command).status is DONE
+        (deed, *_) = [deed for deed in rig.kernel.deeds if deed.netns == POD_NET]
+        rig.kernel.deeds.clear()
+        return deed.investigators
+
+    assert ordered(NOW, "192.0.2.7") == ("192.0.2.7",)
+    assert ordered(NOW + 2, "192.0.2.8", "::8") == ("192.0.2.8", "::8")
+    rig.restart()
+    assert ordered(NOW + 1, "192.0.2.9") == ("192.0.2.8", "::8"), "it was overtaken"
+    assert ordered(NOW + 3) == ()
+
+
 def test_a_release_that_was_overtaken_by_a_new_quarantine_opens_nothing(rig: Rig) -> None:
     assert rig.executor.execute(close(rig, NOW)).status is DONE
     late = open_(rig, NOW + 1)

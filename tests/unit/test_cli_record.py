@@ -169,6 +169,7 @@ def test_control_characters_of_an_event_do_not_reach_the_terminal() -> None:
 
 def test_actions_and_targets_in_a_word() -> None:
     assert describe_action(Quarantine(ttl=60.0, strict=True)) == "quarantine for 1m strict"
+    assert describe_action(Quarantine(investigator=("192.0.2.7", "::7"))) == "quarantine but for 192.0.2.7, ::7"
     assert describe_action(MakeRedFlag(severity=Severity.LOW)) == "makeRedFlag low"
     assert describe_target(TARGET) == "nc (pid 7) on vm"
     by_container = NetworkTarget(node="vm", key="k", container_id="4f1e2a90b7c3aaaa")

@@ -9,6 +9,7 @@ import pytest
 
 from quell.documents.load import Documents, load_paths, load_text, load_values
 from quell.documents.nodes import MAX_DEPTH
+from quell.documents.write import dump_yaml
 from quell.errors import DocumentError
 from quell.model.action import (
     KillPod,
@@ -147,6 +148,37 @@ def test_nothing_is_guessed_from_a_scalar() -> None:
 def test_a_priority_may_be_a_string() -> None:
     rule = one_rule('{event: incident, group: g, actions: [agentReniceProcess: {priority: "-20"}]}')
     assert rule.actions == (ReniceProcess(priority=-20),)
+
+
+def test_investigators_of_a_quarantine() -> None:
+    one = one_rule("{event: incident, group: g, ttl: 5, actions: [quarantine: {investigator: 192.0.2.7}]}")
+    assert one.actions == (Quarantine(ttl=5.0, investigator=("192.0.2.7",)),)
+    several = "[2001:DB8:0::7, 192.0.2.7, '2001:db8::7']"
+    more = one_rule(f"{{event: incident, group: g, actions: [quarantine: {{investigator: {several}}}]}}")
+    assert more.actions == (Quarantine(investigator=("192.0.2.7", "2001:db8::7")),)
+    assert load_text(dump_yaml([more])).rules[0].actions == more.actions
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ("investigator: 10.0.0.0/8", "'10.0.0.0/8' is no IPv4 or IPv6 address (a network or a name cannot be given)"),
+        ("investigator: bastion", "'bastion' is no IPv4 or IPv6 address"),
+        ("investigator: '::ffff:192.0.2.7'", "stands for 192.0.2.7: write that"),
+        ("investigator: 'fe80::1%eth0'", "names an interface"),
+        ("investigator: 127.0.0.1", "nothing comes to a container from 127.0.0.1"),
+        ("investigator: 224.0.0.1", "nothing comes to a container from 224.0.0.1"),
+        ("investigator: 0.0.0.0", "nothing comes to a container from 0.0.0.0"),
+        ("investigator: {a: b}", "expected text"),
+        ("strict: true, investigator: 192.0.2.7", "strict closes everything"),
+        (f"investigator: [{', '.join(f'192.0.2.{n}' for n in range(1, 10))}]", "more than 8 addresses"),
+    ],
+)
+def test_investigators_that_are_none(parameters: str, said: str) -> None:
+    spec = f"{{event: incident, group: g, actions: [quarantine: {{{parameters}}}]}}"
+    head = "apiVersion: quell.dev/v1, kind: ResponseRule, metadata: {name: r}"
+    [told] = problems(f"{{{head}, spec: {spec}}}")
+    assert said in told
 
 
 def test_a_rules_ttl_is_that_of_quarantines_without_one() -> None:

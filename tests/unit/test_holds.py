@@ -102,6 +102,19 @@ def test_an_approved_quarantine_is_held_by_its_rules() -> None:
     assert quarantine.confirmed
 
 
+def test_an_approved_quarantine_lets_its_investigator_in() -> None:
+    waiting = rule(Quarantine(investigator=("192.0.2.7",)), number=9, approval=True)
+    engine = Engine(rule(Quarantine()), waiting)
+    engine.take(event())
+    engine.report("e0/0")
+    _, changes = approved(engine)
+    (expected,) = [change for change in changes if isinstance(change, CommandExpected)]
+    assert expected.admits
+    engine.state.change(changes)
+    (quarantine,) = engine.state.quarantines.values()
+    assert quarantine.investigators == {"rule/9": ("192.0.2.7",)}
+
+
 @pytest.mark.parametrize(
     "reason", [Reason.PAUSED, Reason.PROTECTED, Reason.NO_AGENT, Reason.UNSUPPORTED, Reason.EXPIRED]
 )

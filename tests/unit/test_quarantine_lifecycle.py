@@ -191,6 +191,68 @@ def _not_made_strict() -> Engine:
     return engine
 
 
+ADDRESS, SECOND = "192.0.2.7", "2001:db8::7"
+
+
+def let_in(engine: Engine, n: int, name: str = "x") -> list[tuple[str, ...]]:
+    """Who may reach it, by each command that an event brings."""
+    made = commands(engine.take(event(n=n, name=name)), engine.state, NOW)
+    actions = [each.action for each in made]
+    return [action.investigator for action in actions if isinstance(action, Quarantine)]
+
+
+@walks("others let in")
+def _others_let_in() -> Engine:
+    engine = isolated(other(Quarantine(investigator=(ADDRESS,))), other(Quarantine(investigator=(SECOND,)), number=10))
+    assert let_in(engine, 1) == [(ADDRESS, SECOND)], "those of two rules come with one command"
+    engine.report("e1/1")
+    assert let_in(engine, 2) == [], "they are let in already"
+    assert engine.state.quarantines[KEY].investigators == {"rule/9": (ADDRESS,), "rule/10": (SECOND,)}
+    return engine
+
+
+@walks("others not let in")
+def _others_not_let_in() -> Engine:
+    engine = isolated(other(Quarantine(investigator=(ADDRESS,))))
+    assert let_in(engine, 1) == [(ADDRESS,)]
+    identifier, now, waits = "e1/1", NOW, []
+    for _ in range(4):
+        engine.report(identifier, EXPIRED)
+        begun = now
+        while not (again := run_out(engine.state, now)).commands:
+            now += 1.0
+        waits.append(now - begun)
+        (command,) = applied(engine, again).commands
+        assert command.action == Quarantine(investigator=(ADDRESS,))
+        identifier = command.id
+    assert waits == [0, 1, 2, 4]
+    engine.report(identifier)
+    assert run_out(engine.state, now + 1000).commands == ()
+    assert engine.state.quarantines[KEY].tries == 0
+    return engine
+
+
+@walks("its investigator goes")
+def _its_investigator_goes() -> Engine:
+    engine = isolated(
+        other(Quarantine(investigator=(ADDRESS, SECOND))), other(Quarantine(investigator=(SECOND,)), number=10)
+    )
+    assert let_in(engine, 1) == [(ADDRESS, SECOND)]
+    engine.report("e1/1")
+    gone = applied(engine, let_go(engine.state, NOW, holder="rule/9", by="user/ann"))
+    (command,) = gone.commands
+    assert command.action == Quarantine(investigator=(SECOND,))
+    (record,) = gone.records
+    assert record.explanation == (f"rule/9 let go; it stays isolated, held by rule/10, rule/8; {SECOND} may reach it")
+    assert [each.key for each in gone.kept] == [KEY]
+    engine.report(command.id, FAILED)
+    (again,) = applied(engine, run_out(engine.state, NOW + 1)).commands
+    assert again.action == command.action, "an address stays open to nobody because a command was lost"
+    engine.report(again.id)
+    assert applied(engine, let_go(engine.state, NOW, holder="rule/8")).commands == ()
+    return engine
+
+
 @walks("one lets go")
 def _one_lets_go() -> Engine:
     engine = isolated(other(Quarantine()))

@@ -20,6 +20,8 @@ class Isolation(Struct, frozen=True, kw_only=True):
     limits: tuple[str, ...] = ()
     #: TCP ports that stay open to the machine itself.
     ports: tuple[int, ...] = ()
+    #: Addresses that may reach it.
+    investigators: tuple[str, ...] = ()
 
 
 class Look(Struct, frozen=True, kw_only=True):
@@ -158,10 +160,13 @@ class Kernel(Protocol):
     def look(self, namespace: int) -> Look:
         """Whether a network namespace is closed, and which it is. Nothing is changed."""
 
-    def isolate(self, namespace: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
+    def isolate(
+        self, namespace: int, *, strict: bool, ports: tuple[int, ...] = (), investigators: tuple[str, ...] = ()
+    ) -> Isolation:
         """Close it: nothing in, nothing out, at any layer. Again: the same, anew.
 
-        Unless strict its loopback stays open, and so do these TCP ports for the machine's own addresses.
+        Unless strict its loopback stays open, and so do these TCP ports for the machine's own addresses, and all of them
+        for these of investigators.
         """
 
     def release(self, namespace: int, *, cookie: int = 0) -> bool:

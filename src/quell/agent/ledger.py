@@ -50,6 +50,8 @@ class Closed(Struct, frozen=True, kw_only=True, tag="closed", omit_defaults=True
     strict: bool = False
     #: TCP ports open to the machine's own addresses, unless strict.
     ports: tuple[int, ...] = ()
+    #: Addresses that may reach it, unless strict.
+    investigators: tuple[str, ...] = ()
     #: Epoch seconds at which this agent opens it again by itself; None: only when told.
     until: float | None = None
     #: When the newest command that closed it was issued, epoch seconds by the controller's clock.

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from enum import Enum, auto
 from typing import NamedTuple
 
+import msgspec
+
 from quell.agent.identity import SHORTEST_ID
 from quell.agent.kernel import Isolation, Kernel
 from quell.agent.ledger import Closed, Ledger
@@ -20,6 +22,7 @@ from quell.agent.refusal import Refused
 from quell.faults import point
 from quell.model.action import Quarantine
 from quell.model.decision import Command, OutcomeStatus, Reason
+from quell.model.investigator import read_investigator
 from quell.model.subject import NetworkTarget, ProcessTarget
 
 Told = dict[str, str | int | float | list[int]]
@@ -43,13 +46,20 @@ class Looked(NamedTuple):
 
 
 class _Form(NamedTuple):
-    """How a namespace is closed: the strictest that any quarantine of it asks for, with the ports of all of them."""
+    """How a namespace is closed: the strictest that any quarantine of it asks for, with the ports and investigators of
+    all of them.
+    """
 
     strict: bool = False
     ports: tuple[int, ...] = ()
+    investigators: tuple[str, ...] = ()
 
     def joined(self, closed: Closed) -> _Form:
-        return _Form(self.strict or closed.strict, tuple(sorted({*self.ports, *closed.ports})))
+        return _Form(
+            self.strict or closed.strict,
+            tuple(sorted({*self.ports, *closed.ports})),
+            tuple(sorted({*self.investigators, *closed.investigators})),
+        )
 
 
 class _State(Enum):
@@ -82,6 +92,7 @@ class Quarantines:
 
     def close(self, command: Command, action: Quarantine, target: NetworkTarget, now: float) -> tuple[Told, Closed]:
         """Close what target names. What to tell, and what the ledger shall note with the outcome; every doubt is Refused."""
+        action = _admitting(action)
         with self._lock:
             handles = self._resolve(target)
             try:
@@ -89,8 +100,7 @@ class Quarantines:
                 before = self._closed(target.key)
                 if self._ledger.opened(target.key) > command.issued:
                     raise Refused(Reason.STALE, "a later command has released it")
-                issued = max(command.issued, before.issued if before else 0.0)
-                wanted = _closed(action, target, ((inode, 0) for inode in handles), before, now, issued)
+                wanted = _closed(action, target, ((inode, 0) for inode in handles), before, now, command.issued)
                 self._ledger.begin(command, wanted)
                 point("agent.before-action")
                 try:
@@ -106,7 +116,7 @@ class Quarantines:
                 for handle in handles.values():
                     self._kernel.close(handle)
         cookies = ((inode, each.cookie) for inode, each in done.items())
-        closed = _closed(action, target, cookies, before, now, issued)
+        closed = _closed(action, target, cookies, before, now, command.issued)
         return _told(done, closed), closed
 
     def open(self, target: NetworkTarget, issued: float = 0.0) -> Opened:
@@ -202,7 +212,7 @@ class Quarantines:
         return self._held(except_key="").get(inode, _Form())
 
     def _isolate(self, handle: int, form: _Form) -> Isolation:
-        return self._kernel.isolate(handle, strict=form.strict, ports=form.ports)
+        return self._kernel.isolate(handle, strict=form.strict, ports=form.ports, investigators=form.investigators)
 
     def _open(self, closed: Closed) -> Opened:
         done = Opened([], [], [])
@@ -367,8 +377,15 @@ def _closed(
     now: float,
     issued: float,
 ) -> Closed:
-    """The record of a quarantine, joined with the one in force: the later end, the stricter form, all namespaces."""
+    """The record of a quarantine, joined with the one in force: the later end, the stricter form, all namespaces.
+
+    issued: when this was ordered. Who may reach it is not joined but replaced, by what was ordered last: the controller
+    says it whole, and takes an address away so.
+    """
     until = None if action.ttl is None else now + action.ttl
+    investigators = action.investigator
+    if before is not None and before.issued > issued:
+        issued, investigators = before.issued, before.investigators
     inodes = dict(namespaces)
     if before is not None:
         until = None if until is None or before.until is None else max(until, before.until)
@@ -381,9 +398,18 @@ def _closed(
         namespaces=tuple(inodes.items()),
         strict=action.strict or (before is not None and before.strict),
         ports=tuple(sorted({*target.probe_ports, *(before.ports if before is not None else ())})),
+        investigators=investigators,
         until=until,
         issued=issued,
     )
+
+
+def _admitting(action: Quarantine) -> Quarantine:
+    """The action, its addresses as the kernel is to have them. Refused: one is none."""
+    try:
+        return msgspec.structs.replace(action, investigator=tuple(map(read_investigator, action.investigator)))
+    except ValueError as error:
+        raise Refused(Reason.UNSUPPORTED, str(error)) from error
 
 
 def _told(done: dict[int, Isolation], closed: Closed) -> Told:
@@ -395,10 +421,19 @@ def _told(done: dict[int, Isolation], closed: Closed) -> Told:
         told["limits"] = "; ".join(limits)
     if ports := sorted({port for each in done.values() for port in each.ports}):
         told["probe_ports"] = ports
+    admitted = sorted({each for one in done.values() for each in one.investigators})
+    if admitted:
+        told["investigators"] = " ".join(admitted)
+    warnings = []
     if closed.ports and not ports:
         why = "it is strict" if closed.strict else "they could not be kept open here"
-        told["warning"] = (
+        warnings.append(
             f"the pod's probes (TCP port {', '.join(map(str, closed.ports))}) do not get through, because {why}: "
             "Kubernetes will restart its containers"
         )
+    if closed.investigators and not admitted:
+        why = "it is strict" if closed.strict else "this kernel cannot tell answers apart"
+        warnings.append(f"{', '.join(closed.investigators)} may not reach it, because {why}")
+    if warnings:
+        told["warning"] = "; ".join(warnings)
     return told

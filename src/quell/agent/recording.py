@@ -50,6 +50,7 @@ class Deed(Struct, frozen=True, kw_only=True, omit_defaults=True):
     netns: int | None = None
     strict: bool = False
     ports: tuple[int, ...] = ()
+    investigators: tuple[str, ...] = ()
     priority: int | None = None
     #: It would have been asked to end (SIGTERM), not made to.
     polite: bool = False
@@ -229,12 +230,17 @@ class RecordingKernel:
         netns = self.inode(namespace)
         return Look(cookie=netns, closed=netns in self._closed)
 
-    def isolate(self, namespace: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
+    def isolate(
+        self, namespace: int, *, strict: bool, ports: tuple[int, ...] = (), investigators: tuple[str, ...] = ()
+    ) -> Isolation:
         netns = self.inode(namespace)
-        left = () if strict else ports
+        left = ((), ()) if strict else (ports, investigators)
         self._closed[netns] = strict
-        self.deeds.append(Deed(action=word(Quarantine), netns=netns, strict=strict, ports=left))
-        return Isolation(cookie=netns, interfaces=(), limits=("everything: this is a dry run",), ports=left)
+        self.deeds.append(
+            Deed(action=word(Quarantine), netns=netns, strict=strict, ports=left[0], investigators=left[1])
+        )
+        limits = ("everything: this is a dry run",)
+        return Isolation(cookie=netns, interfaces=(), limits=limits, ports=left[0], investigators=left[1])
 
     def release(self, namespace: int, *, cookie: int = 0) -> bool:
         netns = self.inode(namespace)

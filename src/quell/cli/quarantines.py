@@ -51,6 +51,12 @@ def add(
         str | None, typer.Option("--ttl", help="End by itself after this time, such as 1h. Default: when let go.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Close loopback as well, and the ports of probes.")] = False,
+    investigator: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--investigator", help="An address that may reach it meanwhile, and gets answers. Several may be given."
+        ),
+    ] = None,
     comment: Annotated[str, typer.Option("--comment", help="Why; it is in the record and the audit log.")] = "",
     dry_run: DryRun = False,
     wait: Annotated[float, typer.Option("--wait", min=0, help="Seconds to wait for the agent's outcome.")] = 5.0,
@@ -76,6 +82,7 @@ def add(
             start_ticks=start_ticks,
             ttl=None if ttl is None else parse_duration(ttl),
             strict=strict,
+            investigator=investigator or (),
             comment=comment,
             dry_run=dry_run,
         )
@@ -140,6 +147,7 @@ def show(context: typer.Context, key: Key, output: Output = Format.TABLE) -> Non
         "since": clock(quarantine["since"]),
         "until": "let go" if until is None else clock(until),
         "holders": ", ".join(_holders(quarantine)) or "nobody",
+        "reached by": _investigators(quarantine),
         "before": ", ".join(quarantine["former"]),
         "event": quarantine["cause"],
         "agent": quarantine["agent"],
@@ -271,6 +279,14 @@ def _started(pid: int) -> int:
 
 def _phase(quarantine: Mapping[str, Any]) -> str:
     return f"{quarantine['phase']}{', strict' if quarantine['strict'] else ''}"
+
+
+def _investigators(quarantine: Mapping[str, Any]) -> str:
+    """Who may reach it, and who lets them."""
+    if quarantine["strict"]:
+        return ""
+    by_holder = quarantine["investigators"]
+    return "; ".join(f"{', '.join(addresses)} ({holder})" for holder, addresses in sorted(by_holder.items()))
 
 
 def _holders(quarantine: Mapping[str, Any]) -> list[str]:

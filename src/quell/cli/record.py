@@ -290,9 +290,10 @@ def _fact(value: str | float | list[int]) -> str:
 def describe_action(action: Action) -> str:
     """The word, and the parameters that are set."""
     match action:
-        case Quarantine(ttl=ttl, strict=strict):
+        case Quarantine(ttl=ttl, strict=strict, investigator=investigator):
             parameters = [f"for {format_duration(ttl)}"] if ttl is not None else []
             parameters += ["strict"] if strict else []
+            parameters += [f"but for {', '.join(investigator)}"] if investigator else []
         case MakeRedFlag(severity=severity) | MakeOpsFlag(severity=severity):
             parameters = [severity.value]
         case ReniceProcess(priority=priority):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 from urllib.parse import quote
 
@@ -72,12 +73,13 @@ class Agents:
         start_ticks: int | None = None,
         ttl: float | None = None,
         strict: bool = False,
+        investigator: Collection[str] = (),
         comment: str = "",
         dry_run: bool = False,
     ) -> Explanation:
         """Ask for a quarantine of one of workload (an id), pod (namespace/name or uid) and pid; the decision.
 
-        ttl: seconds. What comes of it: Events.explain of the decision's event_id.
+        ttl: seconds. investigator: addresses that may reach it meanwhile. What comes of it: Events.explain of the decision's event_id.
         """
         given = {
             "workload": workload,
@@ -87,6 +89,7 @@ class Agents:
             "start_ticks": start_ticks,
             "ttl": ttl,
             "strict": strict,
+            "investigator": list(investigator) or None,
             "comment": comment,
         }
         return self._session.ask(

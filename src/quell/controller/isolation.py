@@ -38,10 +38,12 @@ from quell.model.decision import (
     OutcomeStatus,
     QuarantineEnded,
     QuarantineHeld,
+    QuarantineLetGo,
     StateChange,
 )
 from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
+from quell.model.investigator import read_investigator
 from quell.model.subject import Container, NetworkTarget, Pod, Process, Subject
 from quell.response.facts import Phase, Quarantined, Workload
 from quell.response.flags import flags
@@ -80,6 +82,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     #: Seconds; None: until somebody releases it.
     ttl: float | None = None
     strict: bool = False
+    #: Addresses that may reach it meanwhile.
+    investigator: tuple[str, ...] = ()
     comment: str = ""
 
 
@@ -109,6 +113,8 @@ class Listed(Struct, frozen=True, kw_only=True):
     #: The agent said that it is done.
     confirmed: bool
     strict: bool
+    #: Addresses that may reach it, unless it is strict, by the holder who asks for it.
+    investigators: dict[str, tuple[str, ...]]
     #: Id of the agent that does it.
     agent: str
     #: Id of the event that it began with: `quell explain` shows why.
@@ -217,7 +223,7 @@ class Isolation:
         index = self._pipeline.index
         decision = request(
             event,
-            Quarantine(ttl=wanted.ttl, strict=wanted.strict),
+            Quarantine(ttl=wanted.ttl, strict=wanted.strict, investigator=_addresses(wanted)),
             str(actor),
             state=self._state,
             webhooks=index.webhooks,
@@ -297,10 +303,13 @@ class Isolation:
         await self._submit_release(identifier, let_go(self._state, now, holder=holder, event_id=identifier), why, now)
 
     async def tick(self) -> None:
-        """Once a second: leases that are over. QueueFull, StoreError."""
+        """Once a second: leases that are over, and what is to be ordered again. QueueFull, StoreError."""
         now = self._clock()
         identifier = uuid7(now)
-        await self._submit_release(identifier, run_out(self._state, now, identifier), "its lease ran out", now)
+        released = run_out(self._state, now, identifier)
+        ran_out = any(isinstance(change, QuarantineLetGo) for change in released.changes)
+        why = "its lease ran out" if ran_out else "what was ordered before has not been done"
+        await self._submit_release(identifier, released, why, now)
 
     async def _submit_release(
         self, identifier: str, released: Release, why: str, now: float, noted: Sequence[Noted] = ()
@@ -413,6 +422,13 @@ class Isolation:
             self._submit(lambda: pipeline.submit_unanswered(event, flag), event.id)
 
 
+def _addresses(wanted: Wanted) -> tuple[str, ...]:
+    """Each once, in order. ValueError: they are none, or nobody could use them."""
+    if wanted.strict and wanted.investigator:
+        raise ValueError("strict closes everything: no investigator can reach it")
+    return tuple(sorted(set(map(read_investigator, wanted.investigator))))
+
+
 def _told(released: Release, names: dict[str, str], quarantines: dict[str, Quarantined]) -> LetGoAll:
     kept = {each.key: each for each in released.kept}
     free: list[LetGo] = []
@@ -445,6 +461,7 @@ def _listed(key: str, held: Quarantined, members: Sequence[Workload]) -> Listed:
         since=held.since,
         confirmed=held.confirmed,
         strict=held.strict,
+        investigators=dict(held.investigators),
         agent=held.agent,
         cause=held.cause,
         former=held.former,

@@ -24,6 +24,7 @@ from quell.model.action import (
     SuppressLog,
     word,
 )
+from quell.model.investigator import INVESTIGATORS_LIMIT, read_investigator
 
 IMPACT_LIMIT = 100
 #: Of an ops flag's description, which is read as its impact.
@@ -105,10 +106,28 @@ def _read(word: str, fields: Fields, foreign: bool) -> Action | None:
 
 
 def _quarantine(fields: Fields, _foreign: bool) -> Action:
-    return Quarantine(
-        ttl=fields.duration("ttl"),
-        strict=fields.boolean("strict"),
-    )
+    strict, investigator = fields.boolean("strict"), _investigator(fields)
+    if strict and investigator:
+        fields["investigator"].name_of_field.problem(
+            "strict closes everything: no investigator can reach it; write one of them"
+        )
+    return Quarantine(ttl=fields.duration("ttl"), strict=strict, investigator=investigator)
+
+
+def _investigator(fields: Fields) -> tuple[str, ...]:
+    """One address or a list, each once, in order."""
+    written = fields.get("investigator")
+    if written is None:
+        return ()
+    values = written.bounded(INVESTIGATORS_LIMIT, "addresses") if written.is_list else [written]
+    found = set()
+    for value in values:
+        if text := value.text():
+            try:
+                found.add(read_investigator(text))
+            except ValueError as error:
+                value.problem(str(error), expected="an IPv4 or IPv6 address, such as 192.0.2.7", got=text)
+    return tuple(sorted(found))
 
 
 def _webhook(fields: Fields, _foreign: bool) -> Action:
@@ -156,7 +175,7 @@ def _renice(fields: Fields, _foreign: bool) -> Action:
 _PARAMETERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], Callable[[Fields, bool], Action | None]]] = (
     MappingProxyType(
         {
-            "quarantine": ((), ("ttl", "strict"), _quarantine),
+            "quarantine": ((), ("ttl", "strict", "investigator"), _quarantine),
             "webhook": ((), ("endpoints",), _webhook),
             "suppress-log": ((), (), lambda _fields, _foreign: SuppressLog()),
             "makeRedFlag": (("severity",), ("impact", "content", "webhooks"), _red_flag),

@@ -19,6 +19,7 @@ from quell.documents.actions import CONTENT_LIMIT, GRACE_LIMIT, IMPACT_LIMIT, PR
 from quell.documents.group import KEYS, RESERVED, Op
 from quell.documents.rule import CATEGORIES as CATEGORY_WORDS
 from quell.model.event import Category, Level
+from quell.model.investigator import INVESTIGATORS_LIMIT
 from quell.model.rule import Mode
 
 
@@ -139,6 +140,11 @@ _PARAMETERS: Mapping[str, tuple[str, int | None, int | None]] = {
         None,
     ),
     "strict": ("Close the ports of the pod's probes and loopback too.", None, None),
+    "investigator": (
+        f"IPv4 or IPv6 addresses, at most {INVESTIGATORS_LIMIT}, that may reach it meanwhile; not with strict.",
+        None,
+        None,
+    ),
     "endpoints": ("Names of webhooks; none: those marked default.", None, None),
     "severity": ("How bad it is.", None, None),
     "impact": ("What it means, in a line.", 0, IMPACT_LIMIT),
@@ -256,7 +262,7 @@ def _parameter(field: msgspec.structs.FieldInfo, hint: Any) -> Parameter:
 
 def _form(name: str, hint: Any) -> tuple[str, tuple[str, ...]]:
     if get_origin(hint) is tuple:
-        return "webhooks", ()
+        return "addresses" if name == "investigator" else "webhooks", ()
     types = [each for each in (get_args(hint) or (hint,)) if each is not type(None)]
     match types:
         case [type() as one] if issubclass(one, Enum):

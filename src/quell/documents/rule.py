@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+import msgspec
+
 from quell.catalogue.table import ACTIONS, allowed, is_broad
 from quell.documents.actions import KILLS, Written, read_action
 from quell.documents.criteria import Context, read_criteria
@@ -165,7 +167,7 @@ def _with_ttl(field: Value, actions: list[Action]) -> list[Action]:
     if not any(isinstance(action, Quarantine) for action in actions):
         field.name_of_field.problem("ttl ends a quarantine, and the rule has none", expected="the action quarantine")
     return [
-        Quarantine(ttl=ttl, strict=action.strict) if isinstance(action, Quarantine) and action.ttl is None else action
+        msgspec.structs.replace(action, ttl=ttl) if isinstance(action, Quarantine) and action.ttl is None else action
         for action in actions
     ]
 

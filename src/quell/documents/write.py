@@ -118,6 +118,8 @@ def _parameters(action: Action) -> dict[str, Any]:
     del parameters["type"]
     if isinstance(action, Quarantine) and action.ttl is not None:
         parameters["ttl"] = _duration(action.ttl)
+    if isinstance(action, Quarantine) and action.investigator:
+        parameters["investigator"] = list(action.investigator)
     if isinstance(action, MakeOpsFlag) and len(action.impact) > IMPACT_LIMIT:
         parameters["description"] = parameters.pop("impact")
     if isinstance(action, MakeRedFlag | MakeOpsFlag) and "webhooks" in parameters:

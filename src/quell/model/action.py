@@ -29,6 +29,8 @@ class Quarantine(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine", 
     #: Seconds after which it ends unless new evidence comes; None: until released.
     ttl: float | None = None
     strict: bool = False
+    #: Addresses that may reach it meanwhile, unless it is strict (quell.model.investigator).
+    investigator: tuple[str, ...] = ()
 
 
 class SendWebhook(Struct, frozen=True, gc=False, kw_only=True, tag="webhook", omit_defaults=True):

@@ -143,7 +143,9 @@ class CommandExpected(Struct, frozen=True, gc=False, kw_only=True, tag="expected
     release: bool = False
     #: It makes strict what was not.
     strict: bool = False
-    #: Of a release: when it was ordered.
+    #: It changes who may reach what is isolated already: what was ordered before counts until this is done.
+    admits: bool = False
+    #: Of a release, or of what nobody asked for but a holder's going: when it was ordered.
     at: float = 0.0
 
 
@@ -156,6 +158,8 @@ class QuarantineHeld(Struct, frozen=True, gc=False, kw_only=True, tag="quarantin
     holder: str
     until: float | None = None
     strict: bool = False
+    #: Addresses that may reach it as long as this one holds it, instead of those that it asked for before.
+    investigator: tuple[str, ...] = ()
     #: Id of the agent that carries it out.
     agent: str = ""
     at: float = 0.0
@@ -176,6 +180,12 @@ class QuarantineLetGo(Struct, frozen=True, gc=False, kw_only=True, tag="quaranti
 
 class QuarantineRelaxed(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-relaxed"):
     """It could not be made strict."""
+
+    key: str
+
+
+class QuarantineUnsettled(Struct, frozen=True, gc=False, kw_only=True, tag="quarantine-unsettled"):
+    """What was to change who may reach it has not been done."""
 
     key: str
 
@@ -274,6 +284,7 @@ StateChange = (
     | QuarantineConfirmed
     | QuarantineLetGo
     | QuarantineRelaxed
+    | QuarantineUnsettled
     | QuarantineEnded
     | RefusalCounted
     | ActionHeld

@@ -8,6 +8,7 @@ from quell.model.action import AgentAction, Quarantine
 from quell.model.decision import ActionRecord, Command, Decision, Status
 from quell.model.evidence import EvidenceBounds
 from quell.model.subject import NetworkTarget, Target
+from quell.response.facts import admitted
 from quell.response.state import State
 
 
@@ -69,7 +70,8 @@ def _effective(record: ActionRecord, state: State, now: float) -> AgentAction:
         held = state.quarantines.get(record.target.key)
         if held is not None and held.holders:
             lease = held.lease
-            return Quarantine(ttl=None if lease is None else max(lease - now, 0.0), strict=held.strict)
+            ttl = None if lease is None else max(lease - now, 0.0)
+            return Quarantine(ttl=ttl, strict=held.strict, investigator=admitted(held.investigators))
     if isinstance(action, AgentAction):
         return action
     raise TypeError(f"{type(action).__name__} is no action of an agent")

@@ -162,6 +162,7 @@ class _Deciding:
     """The records and changes of one decision, as they grow."""
 
     __slots__ = (
+        "_admitted",
         "_aims",
         "_disturbed",
         "_isolated",
@@ -199,6 +200,8 @@ class _Deciding:
         self._spent: dict[str, int] = {}
         self._aims: dict[type[AgentAction], Aim] = {}
         self._leases: dict[str, Lease] = {}
+        #: Investigators that this decision lets in, by the namespace's key and the holder.
+        self._admitted: dict[tuple[str, str], tuple[str, ...]] = {}
         #: Replicas that this decision disturbs, and namespaces that it isolates anew.
         self._disturbed: set[str] = set()
         self._isolated: set[str] = set()
@@ -269,10 +272,17 @@ class _Deciding:
             self._spend(granted, aimed)
 
     def _isolate(self, action: Quarantine, asks: list[Ask], aimed: Aim, target: NetworkTarget, agent: str) -> None:
-        """A new holder of what is isolated already joins without a command; longer or stricter needs one."""
+        """A new holder of what is isolated already joins without a command; longer, stricter and other investigators need
+        one. Those of one decision come with the first of its commands.
+        """
         lease = self._leases.get(target.key) or lease_of(self.state, target.key)
         until = None if action.ttl is None else self.now + action.ttl
-        joins = lease is not None and lease.covers(action, {ask.owner for ask in asks}, self.now)
+        owners = tuple(dict.fromkeys(ask.owner for ask in asks))
+        investigators = {owner: self._investigators(target.key, owner, action) for owner in owners}
+        admits = lease is not None and lease.admits_others(investigators)
+        covered = lease is not None and lease.covers(action, owners, self.now)
+        joins = covered and not admits
+        needs_none = joins or (covered and target.key in self._isolated)
         verdicts = []
         for ask in asks:
             if ask.by in self._unnamed:
@@ -284,22 +294,28 @@ class _Deciding:
                 if refusal is None and lease is None:
                     refusal = over_isolated(self.state, len(self._isolated))
             verdicts.append(Verdict(ask, _audited(ask, refusal)))
-        record = self._record(action, verdicts, target, "" if joins else agent, _joined(lease) if joins else "")
+        said = _joined(lease) if joins else ""
+        record = self._record(action, verdicts, target, "" if needs_none else agent, said)
         self._hold(record, action, verdicts, aimed, target.key, agent)
         granted = _granted(verdicts)
         if not granted:
             return
         holders = dict(lease.holders) if lease is not None else {}
+        admitted = dict(lease.investigators) if lease is not None else {}
         for owner in dict.fromkeys(ask.owner for ask in granted):
-            if owner in holders and joins:
-                continue
-            holders[owner] = later(holders.get(owner, until), until)
+            if owner in holders and needs_none:
+                if admitted.get(owner, ()) == investigators[owner]:
+                    continue
+            else:
+                holders[owner] = later(holders.get(owner, until), until)
+            admitted[owner] = self._admitted[target.key, owner] = investigators[owner]
             self.changes.append(
                 QuarantineHeld(
                     target=target,
                     holder=owner,
                     until=holders[owner],
                     strict=action.strict,
+                    investigator=investigators[owner],
                     agent=agent,
                     at=self.now,
                     cause=self.event.id,
@@ -307,11 +323,16 @@ class _Deciding:
             )
         was_strict = lease is not None and lease.strict
         strict = action.strict or was_strict
-        self._leases[target.key] = Lease(last(holders.values()), strict, holders)
-        if not joins:
+        self._leases[target.key] = Lease(last(holders.values()), strict, holders, admitted)
+        if not needs_none:
             self._isolated.add(target.key)
-            self._expect(record, granted, target.key, quarantine=target.key, strict=strict and not was_strict)
+            stricter = strict and not was_strict
+            self._expect(record, granted, target.key, quarantine=target.key, strict=stricter, admits=admits)
             self._spend(granted, aimed)
+
+    def _investigators(self, key: str, owner: str, action: Quarantine) -> tuple[str, ...]:
+        """What this one lets in: the newest request counts, or all those of one decision."""
+        return tuple(sorted({*action.investigator, *self._admitted.get((key, owner), ())}))
 
     def _unsafe(self, ask: Ask, key: str, *, joins: bool = False) -> Refusal | None:
         """What refuses this asker. The switch comes last but the rule's own bounds, to list what would have been done."""
@@ -464,13 +485,24 @@ class _Deciding:
             )
 
     def _expect(
-        self, record: ActionRecord, granted: list[Ask], key: str, quarantine: str = "", *, strict: bool = False
+        self,
+        record: ActionRecord,
+        granted: list[Ask],
+        key: str,
+        quarantine: str = "",
+        *,
+        strict: bool = False,
+        admits: bool = False,
     ) -> None:
         """Success, told by the outcome, starts the cooldowns."""
         cooldowns = [(cooldown_key(ask, key), ask.cooldown) for ask in granted if ask.cooldown is not None]
         if cooldowns or quarantine:
             expected = CommandExpected(
-                id=record.id, cooldowns=tuple(dict.fromkeys(cooldowns)), quarantine=quarantine, strict=strict
+                id=record.id,
+                cooldowns=tuple(dict.fromkeys(cooldowns)),
+                quarantine=quarantine,
+                strict=strict,
+                admits=admits,
             )
             self.changes.append(expected)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
@@ -134,6 +134,10 @@ class Quarantined(Struct, kw_only=True, omit_defaults=True):
     #: Empty while it is being released.
     holders: dict[str, float | None]
     strict: bool = False
+    #: Of those holders that ask for it: addresses that may reach it, unless it is strict.
+    investigators: dict[str, tuple[str, ...]] = {}
+    #: The last order to change them has not been done, and is to be given again.
+    unsettled: bool = False
     agent: str = ""
     since: float = 0.0
     #: The agent said that it is done.
@@ -142,7 +146,7 @@ class Quarantined(Struct, kw_only=True, omit_defaults=True):
     cause: str = ""
     #: Those who held it before, and let go.
     former: tuple[str, ...] = ()
-    #: How often its release was ordered, and when last.
+    #: How often its release, or a change of who may reach it, was ordered in vain, and when last.
     tries: int = 0
     tried: float = 0.0
 
@@ -156,6 +160,11 @@ class Quarantined(Struct, kw_only=True, omit_defaults=True):
     def lease(self) -> float | None:
         """When the last holder's time is over; None: never by itself."""
         return last(self.holders.values())
+
+
+def admitted(investigators: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """All addresses that any holder lets in."""
+    return tuple(sorted({address for each in investigators.values() for address in each}))
 
 
 def last(ends: Collection[float | None]) -> float | None:

@@ -27,6 +27,7 @@ from quell.model.decision import (
 )
 from quell.model.event import Event
 from quell.model.subject import NetworkTarget, Subject
+from quell.response.lease import lease_of
 from quell.response.safety import budget_keys, cooldown_key
 from quell.response.state import State
 from quell.response.targets import Refusal, owner_of, replica_of, target_key
@@ -96,7 +97,7 @@ def approve(held: ActionHeld, state: State, now: float, *, by: str, note: str = 
     changes: list[StateChange] = [HoldEnded(id=held.id, how=HoldEnd.APPROVED)]
     key = target_key(held.target)
     cooldowns = tuple((cooldown_key(ask, key), ask.cooldown) for ask in held.asks if ask.cooldown is not None)
-    quarantine, strict = "", False
+    quarantine, strict, admits = "", False, False
     if isinstance(held.action, Quarantine) and isinstance(held.target, NetworkTarget):
         quarantine, strict = held.target.key, held.action.strict
         until = None if held.action.ttl is None else now + held.action.ttl
@@ -106,16 +107,20 @@ def approve(held: ActionHeld, state: State, now: float, *, by: str, note: str = 
                 holder=owner,
                 until=until,
                 strict=strict,
+                investigator=held.action.investigator,
                 agent=held.agent,
                 at=now,
                 cause=held.event_id,
             )
             for owner in owners
         ]
-        before = state.quarantines.get(quarantine)
+        before = lease_of(state, quarantine)
         strict = strict and (before is None or not before.strict)
+        admits = before is not None and before.admits_others(dict.fromkeys(owners, held.action.investigator))
     if cooldowns or quarantine:
-        changes.append(CommandExpected(id=held.id, cooldowns=cooldowns, quarantine=quarantine, strict=strict))
+        changes.append(
+            CommandExpected(id=held.id, cooldowns=cooldowns, quarantine=quarantine, strict=strict, admits=admits)
+        )
     changes.append(BudgetSpent(keys=tuple(budget_keys(list(owners), held.subject.namespace)), at=now))
     if held.subject.is_workload:
         changes.append(ReplicaDisturbed(owner=owner_of(held.subject), replica=replica_of(held.subject), at=now))

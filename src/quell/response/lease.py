@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from quell.model.action import Quarantine
+from quell.response.facts import admitted
 from quell.response.state import State
 
 #: A lease that its holders renew is sent to the agent again once this part of it is over: evidence comes in crowds.
@@ -17,6 +18,8 @@ class Lease(NamedTuple):
     until: float | None
     strict: bool
     holders: Mapping[str, float | None]
+    #: As in Quarantined.
+    investigators: Mapping[str, tuple[str, ...]]
 
     def covers(self, action: Quarantine, owners: Iterable[str], now: float) -> bool:
         """Whether these owners' request needs no command: what it asks for is there already."""
@@ -27,11 +30,17 @@ class Lease(NamedTuple):
         renewed = all(owner in self.holders for owner in owners)
         return now + action.ttl <= self.until + (action.ttl * _WORN if renewed else 0.0)
 
+    def admits_others(self, investigators: Mapping[str, tuple[str, ...]]) -> bool:
+        """Whether other addresses than now may reach it when these holders ask for these."""
+        return admitted({**self.investigators, **investigators}) != admitted(self.investigators)
+
 
 def lease_of(state: State, key: str) -> Lease | None:
     """None: not isolated, or just being released."""
     held = state.quarantines.get(key)
-    return Lease(held.lease, held.strict, held.holders) if held is not None and held.holders else None
+    if held is None or not held.holders:
+        return None
+    return Lease(held.lease, held.strict, held.holders, held.investigators)
 
 
 def later(one: float | None, other: float | None) -> float | None:

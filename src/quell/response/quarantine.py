@@ -27,7 +27,7 @@ from quell.model.rule import Webhook
 from quell.model.subject import NetworkTarget
 from quell.response.commands import command
 from quell.response.decide import decide
-from quell.response.facts import Quarantined
+from quell.response.facts import Quarantined, admitted, last
 from quell.response.state import State
 
 #: Who asks for a release when nobody holds the quarantine any more, or its time is over.
@@ -101,7 +101,9 @@ def let_go(
 
 
 def run_out(state: State, now: float, event_id: str = "") -> Release:
-    """Leases that are over, and namespaces that nobody holds whose release has not succeeded yet: to be called often."""
+    """Leases that are over, and namespaces that nobody holds whose release has not succeeded yet, or that others may
+    reach than shall: to be called often.
+    """
     pairs = [
         (name, each)
         for name, held in sorted(state.quarantines.items())
@@ -142,7 +144,7 @@ def found(state: State, command: Command, holders: Iterable[QuarantineHeld]) -> 
 def _release(
     state: State, pairs: list[tuple[str, str]], now: float, by: str, event_id: str, *, again: bool = False
 ) -> Release:
-    """again: also what nobody holds and is not released yet."""
+    """again: also what nobody holds and is not released yet, and what was not changed yet."""
     event_id = event_id or f"release/{now:.6f}"
     changes: list[StateChange] = [QuarantineLetGo(key=key, holder=holder) for key, holder in pairs]
     gone: dict[str, list[str]] = {}
@@ -151,7 +153,7 @@ def _release(
     ordered: list[Command] = []
     kept: list[Kept] = []
     records: list[ActionRecord] = []
-    for key in sorted({*gone, *(_unreleased(state, now) if again else ())}):
+    for key in sorted({*gone, *(_undone(state, now) if again else ())}):
         held = state.quarantines[key]
         letting = tuple(gone.get(key, ()))
         remaining = tuple(sorted(set(held.holders) - set(letting)))
@@ -159,26 +161,38 @@ def _release(
         chain = depth(held.cause) if by == LEASE else 0
         identifier = f"{event_id}/{len(records)}{f'/chain-{chain}' if chain else ''}"
         asked_by = (by,) if by else ()
+        action: ReleaseQuarantine | Quarantine = ReleaseQuarantine()
+        does = True
         if remaining:
-            kept.append(Kept(key, letting, remaining))
-            said = f"{', '.join(letting)} let go; it stays isolated, held by {', '.join(remaining)}"
+            if letting:
+                kept.append(Kept(key, letting, remaining))
+                said = f"{', '.join(letting)} let go; it stays isolated, held by {', '.join(remaining)}"
+            else:
+                said = "who may reach it was not changed yet"
+            left = {holder: held.investigators.get(holder, ()) for holder in remaining}
+            does = held.unsettled or admitted(left) != admitted(held.investigators)
+            if does:
+                until = last([held.holders[holder] for holder in remaining])
+                ttl = None if until is None else max(until - now, 0.0)
+                action = Quarantine(ttl=ttl, strict=held.strict, investigator=admitted(left))
+                said += f"; {', '.join(admitted(left)) or 'nobody'} may reach it"
+                changes.append(CommandExpected(id=identifier, quarantine=key, admits=True, at=now))
         else:
             said = f"{', '.join(letting)} let go" if letting else "it was not released yet"
-            ordered.append(
-                command(
-                    identifier, held.agent, ReleaseQuarantine(), held.target, state=state, now=now, asked_by=asked_by
-                )
-            )
             changes.append(CommandExpected(id=identifier, quarantine=key, release=True, at=now))
+        if does:
+            ordered.append(
+                command(identifier, held.agent, action, held.target, state=state, now=now, asked_by=asked_by)
+            )
         records.append(
             ActionRecord(
                 id=identifier,
-                action=ReleaseQuarantine(),
+                action=action,
                 target=held.target,
                 asked_by=asked_by,
                 status=Status.GRANTED,
                 explanation=said,
-                agent="" if remaining else held.agent,
+                agent=held.agent if does else "",
             )
         )
     return Release(tuple(changes), tuple(ordered), tuple(kept), tuple(records))
@@ -189,10 +203,10 @@ def depth(identifier: str) -> int:
     return identifier.count(OWN) + sum(map(int, _CHAIN.findall(identifier)))
 
 
-def _unreleased(state: State, now: float) -> Iterable[str]:
-    """Those that nobody holds and whose release is to be ordered, again or at all."""
+def _undone(state: State, now: float) -> Iterable[str]:
+    """Those that nobody holds and whose release is to be ordered, again or at all; and those to be changed again."""
     released = {expected.quarantine for expected in state.pending.values() if expected.release}
     for key, held in state.quarantines.items():
         wait = min(_AGAIN * 2 ** min(held.tries - 1, 10), _AGAIN_AT_MOST) if held.tries else 0.0
-        if not held.holders and key not in released and now >= held.tried + wait:
+        if (held.unsettled or not held.holders) and key not in released and now >= held.tried + wait:
             yield key

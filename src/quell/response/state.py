@@ -29,6 +29,7 @@ from quell.model.decision import (
     QuarantineHeld,
     QuarantineLetGo,
     QuarantineRelaxed,
+    QuarantineUnsettled,
     Reason,
     RefusalCounted,
     ReplicaDisturbed,
@@ -209,20 +210,24 @@ class State:
                 self._spend(change)
             case CommandExpected():
                 self.pending[change.id] = change
-                if change.release and (held := self.quarantines.get(change.quarantine)) is not None:
-                    held.tries, held.tried = held.tries + 1, change.at
+                if (held := self.quarantines.get(change.quarantine)) is not None:
+                    self._order(held, change)
             case CommandEnded():
                 self.pending.pop(change.id, None)
             case QuarantineHeld():
                 self._hold(change)
             case QuarantineConfirmed():
-                if change.key in self.quarantines:
-                    self.quarantines[change.key].confirmed = True
+                if (held := self.quarantines.get(change.key)) is not None:
+                    held.confirmed = True
+                    held.tries = 0 if held.holders else held.tries
             case QuarantineLetGo():
                 self._let_go(change)
             case QuarantineRelaxed():
                 if change.key in self.quarantines:
                     self.quarantines[change.key].strict = False
+            case QuarantineUnsettled():
+                if change.key in self.quarantines:
+                    self.quarantines[change.key].unsettled = True
             case QuarantineEnded():
                 self.quarantines.pop(change.key, None)
             case RefusalCounted():
@@ -248,6 +253,12 @@ class State:
                 self.spent.pop(change.key, None)
             case _:
                 assert_never(change)
+
+    def _order(self, held: Quarantined, change: CommandExpected) -> None:
+        if change.release or (change.admits and change.at):
+            held.tries, held.tried = held.tries + 1, change.at
+        if not change.release:
+            held.unsettled = False
 
     def _spend(self, change: BudgetSpent) -> None:
         for key in change.keys:
@@ -279,12 +290,17 @@ class State:
             self.quarantines[target.key] = held
         held.holders[change.holder] = change.until
         held.strict = held.strict or change.strict
+        if change.investigator:
+            held.investigators[change.holder] = change.investigator
+        else:
+            held.investigators.pop(change.holder, None)
         held.agent = change.agent or held.agent
 
     def _let_go(self, change: QuarantineLetGo) -> None:
         held = self.quarantines.get(change.key)
         if held is not None and change.holder in held.holders:
             del held.holders[change.holder]
+            held.investigators.pop(change.holder, None)
             held.former = (*(each for each in held.former if each != change.holder), change.holder)
 
     def _is_being_isolated(self, key: str, besides: str) -> bool:
@@ -314,6 +330,8 @@ def _consequences(
     else:
         if expected.strict:
             yield QuarantineRelaxed(key=expected.quarantine)
+        if expected.admits:
+            yield QuarantineUnsettled(key=expected.quarantine)
         ended = ended or not held.confirmed
     if ended and not awaited:
         yield QuarantineEnded(key=expected.quarantine)

@@ -6,8 +6,8 @@ import ipaddress
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Collection, Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from quell.agent.linux.netlink import attributes
 
@@ -17,7 +17,7 @@ _GETADDR, _GETROUTE = 22, 26
 _REQUEST, _DUMP = 0x1, 0x300
 _ERROR, _DONE = 2, 3
 _ADDRESS, _LOCAL = 1, 2  # IFA_*
-_GATEWAY, _MULTIPATH, _VIA = 5, 9, 18  # RTA_*
+_DESTINATION, _GATEWAY, _MULTIPATH, _VIA = 1, 5, 9, 18  # RTA_*
 _UNICAST = 1
 
 
@@ -33,15 +33,23 @@ def own_addresses() -> tuple[IPAddress, ...]:
     return tuple(found)
 
 
-def default_gateways() -> tuple[IPAddress, ...]:
-    """Next hops of its default routes."""
+def gateways(toward: Collection[IPAddress]) -> tuple[IPAddress, ...]:
+    """Next hops of its routes to any of these addresses, the default ones among them."""
     found: dict[IPAddress, None] = {}
     for payload in _dump(_GETROUTE):
-        _, prefix, _, _, _, _, _, kind, _ = struct.unpack_from("=BBBBBBBBI", payload)
-        if prefix == 0 and kind == _UNICAST:
+        family, prefix, _, _, _, _, _, kind, _ = struct.unpack_from("=BBBBBBBBI", payload)
+        if kind != _UNICAST or family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        if any(each in _destination(family, prefix, payload[12:]) for each in toward):
             for address in _hops(payload[12:]):
                 found[address] = None
     return tuple(found)
+
+
+def _destination(family: int, prefix: int, data: bytes) -> IPv4Network | IPv6Network:
+    nowhere = bytes(4 if family == socket.AF_INET else 16)
+    packed = next((value for kind, value in attributes(data) if kind == _DESTINATION), nowhere)
+    return ipaddress.ip_network((packed, prefix), strict=False)
 
 
 def _hops(data: bytes) -> Iterator[IPAddress]:

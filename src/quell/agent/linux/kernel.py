@@ -208,8 +208,10 @@ class LinuxKernel:
     def look(self, opened: int) -> Look:
         return namespace.look(opened)
 
-    def isolate(self, opened: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
-        return namespace.isolate(opened, strict=strict, ports=ports)
+    def isolate(
+        self, opened: int, *, strict: bool, ports: tuple[int, ...] = (), investigators: tuple[str, ...] = ()
+    ) -> Isolation:
+        return namespace.isolate(opened, strict=strict, ports=ports, investigators=investigators)
 
     def release(self, opened: int, *, cookie: int = 0) -> bool:
         return namespace.release(opened, cookie=cookie)

@@ -10,13 +10,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from queue import SimpleQueue
 from typing import NamedTuple, Protocol, TypeVar, cast
 
 from quell.agent import proc
 from quell.agent.kernel import Isolation, Look
-from quell.agent.linux.addresses import IPAddress, default_gateways, own_addresses
+from quell.agent.linux.addresses import IPAddress, gateways, own_addresses
 from quell.agent.linux.nftables import Nftables, free_name, ours, removal
 from quell.agent.linux.tables import Openings, closing
 
@@ -25,6 +26,8 @@ _CLONE_NEWNET = 0x40000000
 _MOUNTS = ("/run/netns", "/var/run/netns", "/run/docker/netns")
 # What a kernel says that has no such table family or hook, or that has it as a module it cannot load.
 _MISSING = (errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOENT, errno.EINVAL)
+
+_NOTHING = Openings()
 
 # Whoever is in there may make and remove interfaces to keep us busy.
 _TRIES = 4
@@ -108,12 +111,24 @@ def _enter(namespace: int | None) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def isolate(namespace: int, *, strict: bool, ports: tuple[int, ...] = ()) -> Isolation:
-    """Close it, replacing what an earlier call made, in one transaction. ports: open to the node, unless strict."""
-    node = node_addresses() if ports and not strict else ()
-    return within(
-        namespace, lambda: _close(strict=strict, list_interfaces=_interfaces, ports=ports if node else (), node=node)
+def isolate(
+    namespace: int, *, strict: bool, ports: tuple[int, ...] = (), investigators: tuple[str, ...] = ()
+) -> Isolation:
+    """Close it, replacing what an earlier call made, in one transaction.
+
+    Unless strict: ports are open to the node, and all of them to investigators (addresses).
+    """
+    admitted = () if strict else tuple(map(ip_address, investigators))
+    own = node_addresses() if (ports and not strict) or admitted else ()
+    probed = bool(ports and own and not strict)
+    left = Openings(
+        ports=ports if probed else (),
+        node=own if probed else (),
+        # Whoever passes packets on looks for their receiver from the link-local address, whatever its route is called.
+        gateways=tuple(each for each in own if each.is_link_local) if admitted else (),
+        investigators=admitted,
     )
+    return within(namespace, lambda: _close(strict=strict, list_interfaces=_interfaces, left=left))
 
 
 def node_addresses() -> tuple[IPAddress, ...]:
@@ -195,30 +210,46 @@ def _close(
     *,
     strict: bool,
     list_interfaces: Callable[[], list[str]],
-    ports: tuple[int, ...] = (),
-    node: tuple[IPAddress, ...] = (),
+    left: Openings = _NOTHING,
 ) -> Isolation:
-    openings = Openings(ports, node, default_gateways()) if ports else None
     with _nftables() as nftables:
         tables = nftables.tables()
         away, name = removal(ours(tables)), free_name(tables)
+
+        openings: Openings | None = None
 
         def close(interfaces: list[str], *, link: bool, egress: bool) -> None:
             made = closing(name, tuple(interfaces), strict=strict, link=link, egress=egress, openings=openings)
             nftables.run([*away, *made])
 
         present = socket.if_nameindex()
-        try:
-            interfaces, limits = _close_as_far_as_possible(close, list_interfaces)
-        except OSError:
-            if openings is None:
-                raise
-            openings, ports = None, ()  # better all of it than nothing
-            interfaces, limits = _close_as_far_as_possible(close, list_interfaces)
+        for openings in _ever_less(left):
+            try:
+                interfaces, limits = _close_as_far_as_possible(close, list_interfaces)
+                break
+            except OSError:  # better all of it closed than nothing
+                if openings is None:
+                    raise
+        stays = openings or _NOTHING
         if cookie := nftables.cookie():
             _made[cookie] = _Made(nftables.generation(), nftables.contents(ours(nftables.tables())), present)
         shown = tuple(os.fsencode(each).decode(errors="backslashreplace") for each in interfaces)
-        return Isolation(cookie=cookie, interfaces=shown, limits=limits, ports=ports)
+        return Isolation(
+            cookie=cookie,
+            interfaces=shown,
+            limits=limits,
+            ports=stays.ports,
+            investigators=tuple(map(str, stays.investigators)),
+        )
+
+
+def _ever_less(left: Openings) -> Iterator[Openings | None]:
+    """What is to stay open; the same without investigators, whose connections a kernel may be unable to track; nothing."""
+    if left.investigators:
+        yield left._replace(gateways=(*left.gateways, *gateways((*left.node, *left.investigators))))
+    if left.ports:
+        yield left._replace(gateways=gateways(left.node), investigators=())
+    yield None
 
 
 @contextlib.contextmanager

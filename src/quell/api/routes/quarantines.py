@@ -18,6 +18,7 @@ from quell.api.services import Services
 from quell.controller.isolation import LetGoAll, Listed, Selection, Wanted
 from quell.model.audit import Actor
 from quell.model.explanation import Explanation
+from quell.model.investigator import INVESTIGATORS_LIMIT
 from quell.response.facts import Phase
 
 _Call = Request[Any, Any, Any]
@@ -30,6 +31,7 @@ _OfGroup = Annotated[str | None, QueryParameter(max_length=300, description="Onl
 _OnNode = Annotated[str | None, QueryParameter(max_length=300, description="Only those on this node.")]
 _InPhase = Annotated[Phase | None, QueryParameter(description="Only those that are asked for, isolated or releasing.")]
 _Name = Annotated[str, Meta(min_length=1, max_length=300)]
+_Address = Annotated[str, Meta(min_length=1, max_length=100)]
 
 
 class QuarantineRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +50,8 @@ class QuarantineRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ttl: Annotated[float, Meta(gt=0, le=10 * 365 * 86400)] | None = None
     #: Closes loopback as well, and the ports of probes.
     strict: bool = False
+    #: IPv4 and IPv6 addresses that may reach it meanwhile, and get answers; not with strict.
+    investigator: Annotated[tuple[_Address, ...], Meta(max_length=INVESTIGATORS_LIMIT)] = ()
     comment: Annotated[str, Meta(max_length=1000)] = ""
 
 
