@@ -14,6 +14,8 @@ from quell.model.subject import Subject
 
 _encoder = msgspec.json.Encoder()
 _NOTICE_SECONDS = 60.0
+#: Of what people should know of the agent: what an attacker may be behind.
+_INCIDENTS = frozenset({"Agent.Command.Refused"})
 
 #: Takes an event's id and its native JSON.
 Emit = Callable[[str, bytes], None]
@@ -81,4 +83,5 @@ class Notices:
         count, message = self._untold.pop(name)
         self._resting.add(name)
         asyncio.get_running_loop().call_later(_NOTICE_SECONDS, self._tell, name)
-        self._emit(*_encode(name, self._clock(), self._machine, message.format(count=count)))
+        kind = Kind.INCIDENT if name in _INCIDENTS else None
+        self._emit(*_encode(name, self._clock(), self._machine, message.format(count=count), kind))

@@ -112,6 +112,10 @@ class Ledger:
         ended = self._ended.get(command_id)
         return ended.outcome if ended else None
 
+    def acknowledged(self, command_id: str) -> bool:
+        """Whether the controller has recorded what became of it: it has no reason to order it again."""
+        return command_id in self._ended and command_id not in self._unacknowledged
+
     def begun(self, command_id: str) -> bool:
         """Whether the command was begun, before a crash, and never ended."""
         return command_id in self._begun

@@ -377,11 +377,25 @@ class Agent:
 
     def _verified(self, envelope: bytes) -> Command | None:
         try:
-            return verify(envelope, self._identity.controller_key, agent=self._identity.agent, now=time.time())
+            command = verify(envelope, self._identity.controller_key, agent=self._identity.agent, now=time.time())
+            self._not_replayed(command)
         except LinkError as error:
             _log.error("a command was not accepted", reason=str(error))
             self._notices.note("Agent.Command.Refused", f"{{count}} commands were not accepted: {_plain(error)}")
             return None
+        return command
+
+    def _not_replayed(self, command: Command) -> None:
+        """LinkError: the controller has acknowledged its outcome, and has no reason to order it again.
+
+        Orders and acknowledgements come in the order in which the controller sent them. What became of it is said again
+        all the same: a controller that was restored from a backup may have forgotten it.
+        """
+        if self._ledger.acknowledged(command.id):
+            outcome = self._ledger.find(command.id)
+            if outcome is not None:
+                self.link.send(Reported(outcome=outcome))
+            raise LinkError(f"replayed command {command.id}: it was done, and its outcome was acknowledged")
 
     def _carry_out(self, command: Command) -> None:
         """In a thread of its own."""
