@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 packages="iproute2 nftables iputils-ping netcat-openbsd"
 if [ "${1:-run}" = test ]; then
-    packages="$packages busybox-static podman runc catatonit uidmap fuse-overlayfs containernetworking-plugins netavark wrk curl systemd libseccomp2 nginx-light postgresql logrotate"
+    packages="$packages busybox-static podman runc catatonit uidmap fuse-overlayfs containernetworking-plugins netavark wrk curl systemd libseccomp2 nginx-light postgresql logrotate chromium fonts-dejavu-core"
 fi
 
 # A machine has one syslog daemon: installing this one would remove another.
@@ -66,7 +66,7 @@ system() {
 }
 
 environment() {
-    want="$(cat pyproject.toml constraints.txt | cksum) $PWD"
+    want="$(cat pyproject.toml constraints.txt hatch_build.py | cksum) $PWD"
     [ "$(cat .venv/.ready 2>/dev/null)" != "$want" ] || return 0
     python="$(python)"
     if [ ! -x .venv/bin/pip ]; then

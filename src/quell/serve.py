@@ -25,6 +25,7 @@ import uvloop
 from quell.api.accounts.first import first_login
 from quell.api.app import create_app
 from quell.configuration import Origin
+from quell.console.console import Console
 from quell.controller import certificates
 from quell.controller.controller import Controller
 from quell.controller.kubernetes.credentials import configured
@@ -82,6 +83,8 @@ async def serving(
         controller.start()
         kubernetes.start()
         app = create_app(controller)
+        console = Console(app.services)
+        app.show(console)
         first_link = await first_login(app.accounts, controller.store, os.environ)
         config = uvicorn.Config(
             app,
@@ -115,6 +118,7 @@ async def serving(
             yield Running(controller, url, first_link, None if files is None else files.authority)
         finally:
             controller.stopping()
+            console.close()
             await server.shutdown()
             keeping.cancel()
             renewing.cancel()

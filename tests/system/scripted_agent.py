@@ -38,7 +38,8 @@ NODE = "scripted-node"
 class ScriptedAgent:
     """Link with `linked`. welcome: what it was told at the start of its link."""
 
-    def __init__(self, admin: httpx.Client) -> None:
+    def __init__(self, admin: httpx.Client, node: str = NODE) -> None:
+        self._node = node
         self._key = Ed25519PrivateKey.generate()
         self._url = str(admin.base_url).rstrip("/").replace("http", "ws", 1) + LINK_PATH
         token = admin.post("/v1/agents/join-tokens", json={"ttl": 60}).raise_for_status().json()["token"]
@@ -46,8 +47,8 @@ class ScriptedAgent:
             "token": token,
             "name": "scripted",
             "public_key": public_text(self._key.public_key()),
-            "node": NODE,
-            "machine_id": "scripted-machine",
+            "node": node,
+            "machine_id": f"{node.removesuffix('-node')}-machine",
         }
         joined = admin.post("/v1/agents/join", json=asked).raise_for_status().json()
         self.id = joined["agent"]
@@ -62,8 +63,8 @@ class ScriptedAgent:
             hello = Hello(
                 agent=self.id,
                 version="1",
-                node=NODE,
-                machine_id="scripted-machine",
+                node=self._node,
+                machine_id=f"{self._node.removesuffix('-node')}-machine",
                 boot_id="boot",
                 boot_time=time.time() - 3600,
                 capabilities=("agentKillProcess", "quarantine"),
@@ -89,6 +90,14 @@ class ScriptedAgent:
     def ordered(self) -> Command:
         """The next command."""
         return verify(self.hear(Ordered).envelope, self._controller, agent=self.id, now=time.time())
+
+    def hear_order(self, timeout: float) -> Command:
+        """As `ordered`, within so many seconds. TimeoutError."""
+        return verify(self.hear(Ordered, timeout).envelope, self._controller, agent=self.id, now=time.time())
+
+    def tell(self, outcome: Outcome) -> None:
+        """Without waiting for the controller to have it."""
+        self.say(Reported(outcome=outcome))
 
     def report(self, outcome: Outcome) -> None:
         """Until the controller has it on disk."""

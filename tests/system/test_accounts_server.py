@@ -398,7 +398,7 @@ def live_address(server: Live) -> httpx.Client:
     return httpx.Client(base_url=server.url, transport=transport, timeout=20)
 
 
-# ---- the page
+# ---- the console
 
 
 def test_the_login_form(server: Live, user: Callable[..., str]) -> None:
@@ -415,15 +415,15 @@ def test_the_login_form(server: Live, user: Callable[..., str]) -> None:
         right = {"name": name, "password": GOOD}
         assert browser.post("/login", data=right, headers={"Origin": "https://evil.example"}).status_code == 403
         landed = browser.post("/login", data=right, headers={"Origin": server.url})
-        assert (landed.status_code, landed.headers["location"]) == (303, "/")
-        page = browser.get("/").text
+        assert (landed.status_code, landed.headers["location"]) == (303, "/console")
+        page = browser.get("/console/overview").text
         assert name in page
         csrf = re.search(r'name="csrf" value="([0-9a-f]+)"', page)
         assert csrf is not None
         assert browser.post("/logout", data={"csrf": "guess"}).status_code == 403
-        assert browser.get("/").status_code == 200
+        assert browser.get("/console/overview").status_code == 200
         assert browser.post("/logout", data={"csrf": csrf[1]}).status_code == 303
-        assert browser.get("/").status_code == 401
+        assert browser.get("/").headers["location"] == "/login"
         assert browser.get("/logout").status_code == 405
         assert browser.post("/", data={}).status_code == 405
         assert browser.post("/login", content=b"\xff=\xff").status_code == 400

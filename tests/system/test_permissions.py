@@ -80,5 +80,5 @@ def test_what_an_ingest_token_may(server: Live) -> None:
         not in REFUSED
     }
     assert allowed == {("POST", path) for path in (*ROUTES, OBSERVATIONS)}
-    for path in ("/", "/metrics", "/events/x"):
+    for path in ("/", "/metrics", "/console/overview", "/console/nothing"):
         assert httpx.get(server.url + path, headers={"Authorization": f"Bearer {secret}"}).status_code == 403, path

@@ -402,7 +402,13 @@ def asked(site: Site) -> Site:
             if "backup" not in path:
                 assert site.ask("GET", path, token).status_code != 429
         site.quell("get", "webhooks", "-o", "yaml", token=token)
-    for path in ("/", "/events/redaction:1", "/v1/events"):
+    for path in (
+        "/",
+        "/console/overview",
+        "/console/notifications/events",
+        "/console/notifications/event/redaction:1",
+        "/v1/events",
+    ):
         site.ask("GET", path, None, headers={"Cookie": f"quell_session={planted['session']}"})
     for arguments in ASKED:
         site.quell(*arguments, token=site.admin)

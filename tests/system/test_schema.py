@@ -101,7 +101,7 @@ WITHOUT_EXAMPLE = {
         "dead_letter",
         "discard",
     ),
-    *("pending_approval", "revoke_agent", "decide_approval", "reset_breaker"),
+    *("pending_approval", "revoke_agent", "decide_approval", "reset_breaker", "overview"),
     *("delete_token", "end_session", "log_out", "quarantine", "release", "replay", "unlock_user", "change_password"),
 }
 

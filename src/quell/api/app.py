@@ -1,4 +1,4 @@
-"""One ASGI application: ingest and the agents' link bare, the page, and REST through Litestar. DESIGN, server.
+"""One ASGI application: ingest and the agents' link bare, the console's pages, and REST through Litestar. DESIGN, server.
 
 Who is asking is settled here, before anything is looked up, so a path that nobody thought of is closed; what the caller
 may do is said by each route (quell.api.roles).
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from quell.api.accounts import Accounts
 from quell.api.accounts.watch import watched
-from quell.api.asgi import Receive, Scope, Send, respond
+from quell.api.asgi import Pages, Receive, Scope, Send, respond
 from quell.api.health import Health
 from quell.api.idempotency import Idempotency
 from quell.api.ingest import ROUTES, Ingest
@@ -20,7 +20,6 @@ from quell.api.link import AgentLinks
 from quell.api.metrics import Metrics
 from quell.api.observing import PATH as OBSERVATIONS
 from quell.api.observing import Observing
-from quell.api.page import Page
 from quell.api.problem import Refusal, refusal
 from quell.api.rest import SCHEMA_PATH, rest
 from quell.api.roles import Permission
@@ -31,6 +30,7 @@ from quell.channel.messages import JOIN_PATH, LINK_PATH, Pause, Welcome
 from quell.controller.certificates import fingerprint
 from quell.controller.controller import Controller
 from quell.controller.key_rotation import statements
+from quell.controller.overview import Overviews
 from quell.durations import parse_duration
 from quell.errors import QuellError
 
@@ -63,23 +63,27 @@ class App:
         controller.live.subscribe(lambda settings: self.links.tell(Pause(paused=settings.safety.paused)))
         self._ingest = Ingest(controller, self.auth, controller.settings.ingest)
         self._observing = Observing(controller, self.auth, controller.settings.ingest)
-        self._page = Page(controller, self.accounts)
         self._health = Health(controller)
         self._metrics = Metrics(controller, self.links)
-        self._rest = rest(
-            Services(
-                controller=controller,
-                auth=self.auth,
-                accounts=self.accounts,
-                links=self.links,
-                searching=Searching(controller),
-            )
+        self.services = Services(
+            controller=controller,
+            auth=self.auth,
+            accounts=self.accounts,
+            links=self.links,
+            searching=Searching(controller),
+            overviews=Overviews(controller, time.time),
         )
+        self._rest = rest(self.services)
+        self._pages: Pages | None = None
         self._authority = b""
         server = controller.settings.server
         self._limit = RateLimit(server.rate_limit, server.rate_burst)
         # Litestar has names of its own for the same types.
         self._once = Idempotency(self._rest, controller.store)  # type: ignore[arg-type]
+
+    def show(self, pages: Pages) -> None:
+        """What answers people; without it there is the API only."""
+        self._pages = pages
 
     def trust(self, authority: Path | None) -> None:
         """Agents are told to trust this authority. SettingError: it is no certificate."""
@@ -103,8 +107,8 @@ class App:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if self._page.answers(path):
-            await self._page(scope, receive, send)
+        if self._pages is not None and self._pages.answers(path):
+            await self._pages(scope, receive, send)
             return
         try:
             match path:

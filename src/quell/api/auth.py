@@ -134,6 +134,18 @@ class Auth:
             return None
         return msgspec.structs.replace(caller, address=peer(scope)), secret
 
+    def stands(self, scope: Scope, caller: Caller) -> bool:
+        """Whether who was identified would still be, without that counting as a use of their session. Any thread."""
+        now = self._now()
+        if caller.expires is not None and caller.expires <= now:
+            return False
+        secret = cookies.secret_of(scope)
+        if not caller.session or secret is None:
+            # A token that was withdrawn ends what it has open at the latest when its connection does.
+            return True
+        shown = secret.decode("latin-1")
+        return self._store.read(lambda found: self._session(found, shown, now, cookie=True)) is not None
+
     def forget(self) -> None:
         """Look everybody up anew: a token or session was withdrawn, a user changed."""
         self._found.clear()

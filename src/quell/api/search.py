@@ -168,8 +168,9 @@ class Searching:
         cursor: str | None,
         before: str | None = None,
         oldest_first: bool = False,
+        seconds: float = PAGE_SECONDS,
     ) -> SearchPage[Item]:
-        """shown: what becomes of events that were found. Refusal 400, FilterError."""
+        """shown: what becomes of events that were found. seconds: it stops about then. Refusal 400, FilterError."""
         at = _gap(cursor, before)
 
         def search(connection: sqlite3.Connection) -> SearchPage[Item]:
@@ -178,7 +179,7 @@ class Searching:
                 placed = journal.place(connection, before)
                 start = Gap(0, 0) if placed is None else Gap(*placed)
             found = notifications.find(
-                connection, query, limit=limit, at=start, oldest_first=oldest_first, seconds=PAGE_SECONDS
+                connection, query, limit=limit, at=start, oldest_first=oldest_first, seconds=seconds
             )
             return _page(found, shown(connection, found.items))
 

@@ -9,6 +9,7 @@ from quell.api.auth import Auth
 from quell.api.link import AgentLinks
 from quell.api.search import Searching
 from quell.controller.controller import Controller
+from quell.controller.overview import Overviews
 
 
 class Services(Struct, frozen=True, kw_only=True):
@@ -17,3 +18,4 @@ class Services(Struct, frozen=True, kw_only=True):
     accounts: Accounts
     links: AgentLinks
     searching: Searching
+    overviews: Overviews

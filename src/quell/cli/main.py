@@ -26,6 +26,7 @@ from quell.cli import (
     importing,
     login,
     notifications,
+    overview,
     policies,
     processes,
     quarantines,
@@ -95,6 +96,7 @@ app.command()(documents.validate)
 app.command()(export.export)
 app.command()(explain.explain)
 app.command()(settings.status)
+app.command()(overview.overview)
 app.command()(settings.pause)
 app.command()(settings.resume)
 app.command()(login.login)

@@ -70,5 +70,9 @@ class Client:
     def close(self) -> None:
         self._session.http.close()
 
+    def overview(self, span: str = "1h") -> dict[str, Any]:
+        """What goes on at a glance. span: 1h, 6h or 24h."""
+        return self._session.ask(dict[str, Any], "GET", "/v1/overview", params={"span": span})
+
     def version(self) -> str:
         return str(self._session.ask(dict[str, Any], "GET", "/v1/version").get("version", ""))

@@ -452,6 +452,10 @@ class Controller:
             )
         return told
 
+    def agent_count(self) -> tuple[int, int]:
+        """How many agents are enrolled, and how many are linked. StoreError."""
+        return self.store.read(stored_agents.count), len(self._linked)
+
     def without_history(self) -> State:
         """A state in which nothing has been done yet, with the agents and workloads there are."""
         return without_history(self.live.safety, self._agent_facts(), self.inventory.workloads)

@@ -53,6 +53,11 @@ def delete(connection: sqlite3.Connection, agent_id: str) -> bool:
     return connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount > 0
 
 
+def count(connection: sqlite3.Connection) -> int:
+    (found,) = connection.execute("SELECT count(*) FROM agents").fetchone()
+    return int(found)
+
+
 def all_of(connection: sqlite3.Connection) -> list[Agent]:
     """By name."""
     return [_decode(body) for (body,) in connection.execute("SELECT body FROM agents ORDER BY name, id")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 from typing import Annotated, Any, cast
 
@@ -13,15 +12,14 @@ from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Meta, Struct
 
 from quell.api.asgi import Scope, peer
+from quell.api.enrolment import offer, withdraw
 from quell.api.pages import Cursor, Limit, Page, page_of
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
 from quell.channel.messages import JOIN_PATH, Joined, JoinRequest
-from quell.controller.joining import join, revoke
+from quell.controller.joining import join
 from quell.errors import LinkError
-from quell.model.audit import AuditEntry
-from quell.storage import audit, join_tokens, tokens
 
 
 class JoinTokenRequest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,17 +56,8 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.ADMIN, secret=True),
     )
     async def join_token(data: JSONBody[JoinTokenRequest], request: Request[Any, Any, Any]) -> JoinToken:
-        secret, now = tokens.new_secret(), time.time()
-        expires = now + data.ttl
-        actor = request.scope["state"]["caller"].actor
-        entry = AuditEntry(actor=actor, verb="create", kind="join-token", name="api", after={"expires": expires})
-
-        def put(connection: sqlite3.Connection) -> None:
-            join_tokens.put(connection, secret, "api", now, expires)
-            audit.append(connection, entry, now)
-
-        await asyncio.wrap_future(store.submit(put))
-        return JoinToken(token=join_tokens.shown(secret, links.fingerprint), expires=expires)
+        token, expires = await offer(services, request.scope["state"]["caller"].actor, data.ttl)
+        return JoinToken(token=token, expires=expires)
 
     def withdrawn(agent: str) -> None:
         links.close(agent, "this machine enrolled anew")
@@ -98,12 +87,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.ADMIN, version=False),
     )
     async def revoke_agent(id: FromPath[str], request: Request[Any, Any, Any]) -> Revoked:  # noqa: A002 - the word of the API
-        actor, now = request.scope["state"]["caller"].actor, time.time()
-        known = await revoke(store, id, actor, now)
-        if known is None:
-            raise Refusal(404, f"no agent {id[:200]} is enrolled")
-        links.close(id, "its enrolment was withdrawn")
-        controller.agent_withdrawn(id, f"its enrolment was withdrawn by {actor}")
+        known = await withdraw(services, id, request.scope["state"]["caller"].actor)
         return Revoked(id=known.id, node=known.node)
 
     return [agents, join_token, enrol, revoke_agent]

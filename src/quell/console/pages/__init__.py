@@ -1,0 +1,1 @@
+"""The pages, a module each. quell.console.registry lists them."""

@@ -1,0 +1,20 @@
+"""The addresses that the tests and the screenshots look at: each page of the registry, and examples of what lies below."""
+
+from __future__ import annotations
+
+from quell.console.registry import PAGES
+
+#: Of a page, what is shown beside its own address. A page of its own module adds a line here.
+BELOW: dict[str, tuple[str, ...]] = {
+    "agents": ("/console/agents/join",),
+    "notifications": (
+        "/console/notifications/events",
+        "/console/notifications/risk-reports",
+        "/console/notifications/event/incident-0?near=1",
+        "/console/notifications/security-events?text=nothing-has-this&level=%3E%3DError",
+    ),
+}
+
+
+def addresses() -> list[str]:
+    return [address for page in PAGES for address in (page.address, *BELOW.get(page.name, ()))]

@@ -1,0 +1,83 @@
+"""A controller with something to show, and a browser that fails a test for whatever it complains of."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from tests.console.complaints import Complaints
+from tests.console.example_data import filled
+from tests.system.live import Live, live
+
+CHROMIUM = shutil.which("chromium")
+PASSWORD = "a slow green tin roof"
+ROLES = ("admin", "operator", "author", "viewer")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    with live(tmp_path_factory.mktemp("console") / "s") as running, running.client() as admin:
+        for role in ROLES:
+            admin.post("/v1/users", json={"name": role, "role": role, "password": PASSWORD}).raise_for_status()
+        with filled(admin):
+            yield running
+
+
+@pytest.fixture(scope="session")
+def admin(server: Live) -> Iterator[httpx.Client]:
+    """The API, with a token."""
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Of a module alone: while it is there, an event loop runs in this thread, and tests elsewhere start their own."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine")
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def context(browser: Browser, server: Live) -> Iterator[BrowserContext]:
+    """A browser of somebody who is not logged in."""
+    made = browser.new_context(base_url=server.url, viewport={"width": 1366, "height": 860}, reduced_motion="reduce")
+    made.set_default_timeout(30_000)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def complaints() -> Complaints:
+    """What the browser complained of; a test that provokes something says so: complaints.expect(...)."""
+    return Complaints()
+
+
+@pytest.fixture
+def page(context: BrowserContext, complaints: Complaints) -> Iterator[Page]:
+    """A page of somebody who is not logged in. At the end nothing may have been complained of."""
+    opened = context.new_page()
+    complaints.watch(opened)
+    yield opened
+    assert complaints.unexpected() == []
+
+
+@pytest.fixture
+def logged_in(page: Page) -> Callable[[str], Page]:
+    """The page, as a user of this role."""
+
+    def log_in(role: str) -> Page:
+        page.goto("/login")
+        page.get_by_label("Name").fill(role)
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url("**/console/overview")
+        return page
+
+    return log_in
