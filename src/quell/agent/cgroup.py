@@ -21,10 +21,15 @@ _PODMAN, _MONITOR = "libpod_parent", "conmon"
 _CONTAINER = re.compile(r"(?:([a-z][a-z0-9_.-]*)-)?([0-9a-f]{64})(?:\.scope)?")
 # podman's own pods: the bare id above its containers, or with systemd's driver machine-libpod_pod_ID.slice.
 _PODMAN_POD = re.compile(r"(?:[a-z]+-)?libpod_pod_([0-9a-f]{64})\.slice")
-# A pod's component: podUID, or kubepods-burstable-podUID.slice, where systemd's driver turned - into _.
-_POD = re.compile(r"(?:kubepods(?:-[a-z]+)?-)?pod([0-9a-f]{8}[_-]?(?:[0-9a-f]{4}[_-]?){3}[0-9a-f]{12})(?:\.slice)?")
+# A pod's component: podUID, or kubepods-burstable-podUID.slice, where systemd's driver turned - into _; below another
+# root (--cgroup-root=/kubelet, as kind has it) that one's name comes first: kubelet-kubepods-burstable-podUID.slice.
+_POD = re.compile(
+    r"(?:(?:[a-z0-9_.]+-)*?kubepods(?:-[a-z]+)?-)?pod([0-9a-f]{8}[_-]?(?:[0-9a-f]{4}[_-]?){3}[0-9a-f]{12})(?:\.slice)?"
+)
 
 _UNIT = re.compile(r".+\.service")
+#: What the kernel writes after the path of a control group that is gone while a zombie of it is not (cgroup-v2.rst).
+_DELETED = " (deleted)"
 #: What the names of the control groups that the agent makes itself begin with.
 OWN = "quell-kill-"
 
@@ -75,7 +80,7 @@ def placement(text: bytes) -> Placement:
     """Read the text of /proc/PID/cgroup."""
     paths = []
     for line in text.decode(errors="backslashreplace").splitlines():
-        path = line.split(":", 2)[-1]
+        path = line.split(":", 2)[-1].removesuffix(_DELETED)
         if path not in paths:
             paths.append(path)
     containers: tuple[str, ...] = ()
@@ -122,7 +127,7 @@ def _service(text: bytes) -> str | None:
     for line in text.decode(errors="backslashreplace").splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        parts = path.split("/")
+        parts = path.removesuffix(_DELETED).split("/")
         # Seen from an inner control group namespace a path begins with /.. for each level above that.
         while len(parts) > 1 and parts[1] == "..":
             del parts[1]

@@ -39,7 +39,7 @@ from quell.model.action import (
     word,
 )
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason
-from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget
+from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget, Target
 
 #: Seconds to wait for a killed process to be gone. Teardown of a large one takes tens of milliseconds; one that hangs in
 #: the kernel may never go, and the outcome says so.
@@ -188,7 +188,8 @@ class Executor:
         try:
             status, reason, explanation, facts, changes = self._result(command, again=again)
         except Refused as refused:
-            status, reason, explanation, facts, changes = refused.status, refused.reason, str(refused), {}, ()
+            status, reason, explanation, changes = refused.status, refused.reason, str(refused), ()
+            facts = _known(command.target) if status is OutcomeStatus.GONE else {}
         except PermissionError as error:
             status, reason, facts, changes = OutcomeStatus.REFUSED, Reason.UNSUPPORTED, {}, ()
             explanation = f"this agent lacks the privilege to do it: {error.strerror}"
@@ -377,6 +378,21 @@ class Executor:
 def _of_evidence(told: Told) -> Told:
     """What was gathered of a process that ended before its kill."""
     return {name: value for name, value in told.items() if name.startswith("evidence")}
+
+
+def _known(target: Target) -> Told:
+    """What was known of a target that is gone: by that it is looked for in what others kept of it."""
+    told: dict[str, str | int | float | list[int] | None] = {}
+    match target:
+        case ProcessTarget() | NetworkTarget():
+            process = target.process or Process()
+            told |= {"pid": process.pid, "start_ticks": process.start_ticks, "name": process.name, "exe": process.exe}
+            if isinstance(target, NetworkTarget):
+                told |= {"pod": target.pod_uid, "netns": target.netns}
+        case PodTarget():
+            told |= {"pod": target.uid, "pod_name": target.name, "namespace": target.namespace}
+    told |= {"container": target.container_id, "seen": target.seen}
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _kind(command: Command) -> str:
