@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from running import wait_for
 from tests.system.podman import IMAGE, missing, podman
-from tests.unit.test_cgroup_forms import FLAT, FORMS, ID, PODMAN_POD, UID
+from tests.unit.test_cgroup_forms import FLAT, FORMS, ID, OUTER, PODMAN_POD, STATIC, UID, Form
 
 from quell.agent.executor import Executor
 from quell.agent.ledger import Ledger
@@ -92,19 +93,37 @@ def order(executor: Executor, action: AgentAction, target: Target) -> Outcome:
     )
 
 
+def renamed(form: Form) -> Form:
+    """With ids of its own: other tests look at the same machine at the same time."""
+    new = {}
+    for old in (ID, OUTER, PODMAN_POD, STATIC):
+        new[old] = os.urandom(len(old) // 2).hex()
+    new[UID] = str(uuid.uuid4())
+    new[FLAT] = new[UID].replace("-", "_")
+
+    def one(text: str | None) -> str | None:
+        for old, other in new.items():
+            text = None if text is None else text.replace(old, other)
+        return text
+
+    return Form(one(form.path) or "", *map(one, form[1:]))
+
+
 @pytest.mark.parametrize("form", [name for name, each in FORMS.items() if each.container])
 def test_a_container_is_found_by_its_id_and_back(
     form: str, group: Callable[[str], Path], run: Callable[[Path], int]
 ) -> None:
-    expected = FORMS[form]
+    expected = renamed(FORMS[form])
+    assert expected.container is not None
     pid = run(group(expected.path))
     kernel = LinuxKernel()
-    assert kernel.members(container_id=ID) == kernel.members(container_id=ID[:12]) == [pid]
+    assert kernel.members(container_id=expected.container) == [pid]
+    assert kernel.members(container_id=expected.container[:12]) == [pid]
     if (pod := expected.pod or expected.podman_pod) is not None:
         assert kernel.members(pod_uid=pod) == [pid]
     facts = kernel.facts(pid)
     assert facts is not None
-    assert (facts.container_id, facts.pod_uid) == (ID, expected.pod)
+    assert (facts.container_id, facts.pod_uid) == (expected.container, expected.pod)
     assert any(path.endswith(expected.path) for path in facts.placement.paths)
     netns = facts.process.netns
     assert netns is not None
@@ -116,21 +135,26 @@ def test_a_container_is_found_by_its_id_and_back(
 
 
 def test_a_pod_is_all_its_containers_and_no_other(group: Callable[[str], Path], run: Callable[[Path], int]) -> None:
-    other = UID[:-1] + "0"
-    pods = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod"
-    first = run(group(f"{pods}{FLAT}.slice/cri-containerd-{'1' * 64}.scope"))
+    uid, other = str(uuid.uuid4()), str(uuid.uuid4())
+    one, two, three = (os.urandom(32).hex() for _ in range(3))
+
+    def of(pod: str, container: str) -> str:
+        flat = pod.replace("-", "_")
+        return f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{flat}.slice/{container}.scope"
+
+    first = run(group(of(uid, f"cri-containerd-{one}")))
     time.sleep(2 / HZ)  # the oldest stands first
-    second = run(group(f"{pods}{FLAT}.slice/cri-containerd-{'2' * 64}.scope"))
-    monitor = run(group(f"{pods}{FLAT}.slice/crio-conmon-{'1' * 64}.scope"))
-    elsewhere = run(group(f"{pods}{other.replace('-', '_')}.slice/cri-containerd-{'3' * 64}.scope"))
+    second = run(group(of(uid, f"cri-containerd-{two}")))
+    monitor = run(group(of(uid, f"crio-conmon-{one}")))
+    elsewhere = run(group(of(other, f"cri-containerd-{three}")))
     kernel = LinuxKernel()
-    assert kernel.members(pod_uid=UID) == [first, second]
+    assert kernel.members(pod_uid=uid) == [first, second]
     assert kernel.members(pod_uid=other) == [elsewhere]
-    assert kernel.members(pod_uid=UID, container_id="2" * 12) == [second]
-    assert kernel.members(pod_uid=PODMAN_POD) == []
+    assert kernel.members(pod_uid=uid, container_id=two[:12]) == [second]
+    assert kernel.members(pod_uid=str(uuid.uuid4())) == []
     facts = kernel.facts(monitor)
     assert facts is not None
-    assert (facts.pod_uid, facts.container_id) == (UID, None)
+    assert (facts.pod_uid, facts.container_id) == (uid, None)
 
 
 @pytest.mark.parametrize(
@@ -170,16 +194,17 @@ def test_what_is_gone_is_told_with_what_was_known(
 def test_a_container_that_ends_before_its_command_is_gone(
     executor: Executor, group: Callable[[str], Path], run: Callable[[Path], int]
 ) -> None:
-    pid = run(group(FORMS["docker systemd"].path))
+    form = renamed(FORMS["docker systemd"])
+    pid = run(group(form.path))
     kernel = LinuxKernel()
     netns = kernel.netns(pid)
-    assert kernel.members(container_id=ID) == [pid]
+    assert kernel.members(container_id=form.container) == [pid]
     os.kill(pid, 9)
     wait_for(lambda: kernel.netns(pid) is None, what="its end")
-    target = NetworkTarget(node="n", key=ID, container_id=ID, netns=netns, seen=time.time())
+    target = NetworkTarget(node="n", key="k", container_id=form.container, netns=netns, seen=time.time())
     outcome = order(executor, Quarantine(), target)
     assert outcome.status is OutcomeStatus.GONE
-    assert (outcome.facts["container"], outcome.facts["netns"]) == (ID, netns)
+    assert (outcome.facts["container"], outcome.facts["netns"]) == (form.container, netns)
 
 
 @pytest.mark.skipif(bool(missing()), reason=missing())
