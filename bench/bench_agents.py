@@ -54,13 +54,13 @@ def main() -> bool:
         (running.folder / "rule.yaml").write_text(RULE)
         running.quell("apply", "-f", str(running.folder / "rule.yaml"))
         started = time.perf_counter()
-        with _crowd(running) as crowd:
+        with crowd(running) as processes:
             print(f"{'enrolled, one request each':<44} {time.perf_counter() - started:8.2f} s  (n={AGENTS})")
             time.sleep(1)
             before = _resident(running.process.pid)
             started = time.perf_counter()
-            _say(crowd, "link")
-            _hear(crowd, "linked")
+            _say(processes, "link")
+            _hear(processes, "linked")
             print(f"{'linked, each with its proof':<44} {time.perf_counter() - started:8.2f} s  (n={AGENTS})")
             time.sleep(2)
             idle = _resident(running.process.pid)
@@ -68,7 +68,7 @@ def main() -> bool:
             print(f"{'controller, all linked':<44} {idle / 2**20:8.1f} MiB resident")
             print(f"{'  for each connected agent':<44} {(idle - before) / AGENTS / 1024:8.1f} KiB")
             for number in range(ROUNDS):
-                seconds, times = _commands(running, crowd, number)
+                seconds, times = _commands(running, processes, number)
                 kept = kept and seconds <= BOUND
                 print(row("ordered to acknowledged, on the agents' side", times))
                 print(f"{f'{AGENTS} commands to {AGENTS} agents, done':<44} {seconds:8.3f} s  (bound {BOUND:g} s)")
@@ -80,11 +80,11 @@ def main() -> bool:
 
 
 @contextlib.contextmanager
-def _crowd(running: Quell) -> Iterator[list[subprocess.Popen[str]]]:
+def crowd(running: Quell) -> Iterator[list[subprocess.Popen[str]]]:
     """Enrolled, not linked."""
     tokens = _join_tokens(running)
     each = AGENTS // PROCESSES
-    crowd = []
+    processes = []
     with tempfile.TemporaryDirectory(prefix="quell-bench-") as folder, contextlib.ExitStack() as ending:
         for number in range(PROCESSES):
             count = each if number < PROCESSES - 1 else AGENTS - each * (PROCESSES - 1)
@@ -94,10 +94,10 @@ def _crowd(running: Quell) -> Iterator[list[subprocess.Popen[str]]]:
             )
             ending.callback(process.wait)
             ending.callback(process.kill)
-            crowd.append(process)
+            processes.append(process)
             _tell(process, *tokens[number * each : number * each + count])
-        _hear(crowd, "enrolled")
-        yield crowd
+        _hear(processes, "enrolled")
+        yield processes
 
 
 def _join_tokens(running: Quell) -> list[str]:
