@@ -324,6 +324,9 @@ def test_closing_and_opening_a_namespace_twice_is_once(kind: str) -> None:
         assert kernel.release(handle) is False
         first = kernel.isolate(handle, strict=False)
         assert kernel.isolate(handle, strict=True).cookie == first.cookie != 0
+        closed = kernel.isolate(handle, strict=True, ports=(80,), investigators=("192.0.2.7",))
+        assert (closed.ports, closed.investigators) == ((), ())
+        assert kernel.isolate(handle, strict=False, investigators=("192.0.2.7",)).investigators == ("192.0.2.7",)
         assert kernel.release(handle, cookie=first.cookie + 1) is False
         assert kernel.release(handle, cookie=first.cookie) is True
         assert kernel.release(handle) is False

@@ -27,7 +27,12 @@ actions = st.one_of(
     st.just(KillProcess()),
     st.just(ReleaseQuarantine()),
     st.builds(ReniceProcess, priority=st.integers(-20, 19)),
-    st.builds(Quarantine, ttl=st.none() | st.floats(1, 1e6), strict=st.booleans()),
+    st.builds(
+        Quarantine,
+        ttl=st.none() | st.floats(1, 1e6),
+        strict=st.booleans(),
+        investigator=st.lists(st.ip_addresses().map(str), max_size=3).map(tuple),
+    ),
 )
 commands = st.builds(
     Command,

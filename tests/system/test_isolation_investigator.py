@@ -338,6 +338,27 @@ def test_one_that_comes_over_the_node(executor: Executor, pair: Pair) -> None:
                     assert (client.connect_ex((here, PORT)) == 0) is expected, source
 
 
+def test_probes_and_an_investigator_at_once(executor: Executor, pair: Pair) -> None:
+    """Also where the node's own address is an investigator's: its probes go on, and it may do more."""
+    with Node(pair) as node:
+        for port in (PORT, PORT + 1):
+            node.serve(port)
+        for admitted in (INVESTIGATOR, (*INVESTIGATOR, *node.here)):
+            outcome = isolate(executor, pair, Quarantine(investigator=admitted), probe_ports=(PORT,))
+            assert outcome.facts["probe_ports"] == [PORT]
+            assert "warning" not in outcome.facts
+            node.forget_neighbours()
+            forget_neighbours(pair)
+            for there in node.there:
+                assert node.probe(PORT, there, wait=CONNECTS) is not None
+                may = node.here[0] in admitted
+                more = node.probe(PORT + 1, there, wait=CONNECTS if may else IS_REFUSED)
+                assert (more is not None) is may
+            for address, here, other in zip(INVESTIGATOR, WORKLOAD, OTHER, strict=True):
+                assert open_to(pair, address, here, port=PORT + 1, wait=CONNECTS) is not None
+                assert open_to(pair, other, here) is None
+
+
 @pytest.mark.parametrize(
     "deed",
     [

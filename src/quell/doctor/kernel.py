@@ -9,12 +9,13 @@ import platform
 import re
 import socket
 import struct
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from quell.agent.connector import Connector, ConnectorError
 from quell.agent.linux.namespace import within
 from quell.agent.linux.nftables import Nftables, free_name
-from quell.agent.linux.tables import closing
+from quell.agent.linux.tables import Openings, closing
 from quell.doctor.finding import Case, Found, missing, ok, warning
 
 #: linux/capability.h, and what the agent does with each.
@@ -121,6 +122,7 @@ def nftables(_case: Case) -> Found:
         )
     try:
         lacking = within(None, _close_one)
+        tracks = within(None, _let_one_in)
     except OSError as error:
         return missing(
             f"nftables cannot be used: {error.strerror}", f"{_CLOSING}: load nf_tables, or use a kernel that has it."
@@ -128,6 +130,11 @@ def nftables(_case: Case) -> Found:
     if lacking:
         return warning(
             f"nftables works, without {lacking}", f"{_CLOSING}; {lacking} stop raw frames of packet sockets."
+        )
+    if not tracks:
+        return warning(
+            "nftables works, without connection tracking",
+            f"{_CLOSING}; without tracking (nf_conntrack, nft_ct) no investigator can be let in.",
         )
     return ok("nftables closed a namespace made for that", f"{_CLOSING}.")
 
@@ -162,6 +169,20 @@ def _close_one() -> str:
             else:
                 return lacking
     return ""
+
+
+def _let_one_in() -> bool:
+    """Whether answers to an investigator can be told apart. In a namespace made for that."""
+    openings = Openings(investigators=(IPv4Address("192.0.2.1"),))
+    with Nftables() as nftables:
+        name = free_name(nftables.tables())
+        try:
+            nftables.run(closing(name, (), strict=False, link=False, egress=False, openings=openings))
+        except OSError as error:
+            if error.errno not in _LACKING:
+                raise
+            return False
+    return True
 
 
 def _held() -> int:
