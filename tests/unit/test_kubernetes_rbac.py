@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
+import io
+import os
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from quell.cli.main import main
 from quell.controller.kubernetes.rbac import BUDGETS, KILL, WATCH, manifests, role_for, roles
 from quell.controller.kubernetes.reflector import KINDS
 
@@ -36,16 +39,17 @@ spec:
 def rbac(tmp_path: Path, text: str, *arguments: str, code: int = 0, **environment: str) -> str:
     file = tmp_path / "documents.yaml"
     file.write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "quell", "rbac", "-f", str(file), *arguments],
-        check=False,
-        capture_output=True,
-        text=True,
-        env={"PYTHONPATH": str(ROOT / "src"), "PATH": "", "COLUMNS": "200", **environment},
-        timeout=60,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+    out, told = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(told):
+        for name in [name for name in os.environ if name.startswith("QUELL_")]:
+            patch.delenv(name)
+        for name, value in {"COLUMNS": "200", **environment}.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["quell", "rbac", "-f", str(file), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == code, told.getvalue()
+    return out.getvalue() if code == 0 else told.getvalue()
 
 
 def granted(text: str) -> dict[str, set[tuple[str, str, str]]]:
