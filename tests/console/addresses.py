@@ -7,11 +7,25 @@ from quell.console.registry import PAGES
 #: Of a page, what is shown beside its own address. A page of its own module adds a line here.
 BELOW: dict[str, tuple[str, ...]] = {
     "agents": ("/console/agents/join",),
+    "approvals": (
+        "/console/approvals/decided",
+        "/console/approvals/breakers",
+        "/console/approvals/decide/incident-2/0?verdict=approve",
+        "/console/approvals/decide/incident-2/0?verdict=deny",
+    ),
     "notifications": (
         "/console/notifications/events",
         "/console/notifications/risk-reports",
         "/console/notifications/event/incident-0?near=1",
         "/console/notifications/security-events?text=nothing-has-this&level=%3E%3DError",
+    ),
+    "quarantine": (
+        "/console/quarantine/history",
+        "/console/quarantine/new",
+        "/console/quarantine/new?pod=uid-checkout&node=edge-1",
+        "/console/quarantine/of/uid-checkout",
+        "/console/quarantine/release/uid-checkout",
+        "/console/quarantine/release?all=true",
     ),
 }
 

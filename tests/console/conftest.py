@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,7 +21,14 @@ ROLES = ("admin", "operator", "author", "viewer")
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("console") / "s") as running, running.client() as admin:
+    with started(tmp_path_factory.mktemp("console") / "s") as running:
+        yield running
+
+
+@contextlib.contextmanager
+def started(folder: Path) -> Iterator[Live]:
+    """A controller with users and example data: of its own for a module that ends what others look at."""
+    with live(folder) as running, running.client() as admin:
         for role in ROLES:
             admin.post("/v1/users", json={"name": role, "role": role, "password": PASSWORD}).raise_for_status()
         with filled(admin):

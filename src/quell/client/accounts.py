@@ -24,13 +24,11 @@ class User(Struct, frozen=True, kw_only=True):
     name: str
     role: str
     created: float
-    password_changed: float | None
+    password_changed: float
     last_login: float | None = None
     disabled: bool = False
     version: int = 1
     locked_until: float | None = None
-    #: local, or oidc: from the provider of logins, without a password.
-    source: str = "local"
     locked: bool = False
 
 

@@ -40,3 +40,11 @@ def by_field(problems: Iterable[Problem], fields: Iterable[str]) -> tuple[dict[s
             told += f"; did you mean {problem.nearest}?"
         found[name] = f"{found[name]}; {told}" if name in found else told
     return found, rest
+
+
+def text(form: Query, name: str, most: int = 1000) -> str:
+    """What was typed there, without blanks around it. Refusal 422: it is longer than that."""
+    found = form.one(name).strip()
+    if len(found) > most:
+        raise Refusal(422, f"{name}: expected at most {most} characters, got {len(found)}")
+    return found

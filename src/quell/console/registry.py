@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 
 from quell.api.services import Services
 from quell.console.page import Page, Parts
-from quell.console.pages import agents, notifications, overview
+from quell.console.pages import agents, approvals, notifications, overview, quarantine
 
 #: The first is where one comes to after the login.
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
     notifications.PAGE,
+    quarantine.PAGE,
+    approvals.PAGE,
     agents.PAGE,
 )
 
@@ -19,4 +21,6 @@ PAGES: tuple[Page, ...] = (
 LIVE: Mapping[str, Callable[[Services], Parts]] = {
     "overview": overview.live,
     "notifications": notifications.live,
+    "quarantine": quarantine.live,
+    "approvals": approvals.live,
 }

@@ -18,7 +18,7 @@ from quell.api import cookies
 from quell.api.asgi import Scope, Send, header, respond
 from quell.api.auth import Caller
 from quell.api.roles import Permission
-from quell.console import charts, words
+from quell.console import charts, targets, words
 from quell.console.assets import assets
 from quell.console.page import ROOT, Page, Query, Section, address
 from quell.model import action
@@ -171,11 +171,14 @@ def environment() -> jinja2.Environment:
         "about": words.about,
         "ago": words.ago,
         "clock": words.clock,
+        "consequence": targets.consequence,
         "count": words.count,
+        "doing": targets.doing,
         "iso": words.iso,
         "moment": words.moment,
         "plural": words.plural,
         "span": words.span,
+        "target": targets.target,
         "word": action.word,
         "pretty": _pretty,
         "quoted": lambda text: quote(text, safe=""),

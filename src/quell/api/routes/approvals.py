@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
+from quell.api import judging
+from quell.api.judging import Judged, Verdict
 from quell.api.pages import Cursor, Limit, Page, page_of
-from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
 from quell.controller.approvals import Breaker, Pending
 from quell.model.audit import Actor
-from quell.model.decision import Outcome
-from quell.model.explanation import Explanation
-from quell.response.targets import Refusal as Against
 
 _Call = Request[Any, Any, Any]
 _Note = Annotated[str, Meta(max_length=1000)]
@@ -28,18 +26,9 @@ class Judgement(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     #: As in the list.
     id: Annotated[str, Meta(min_length=1, max_length=400)]
-    verdict: Literal["approve", "deny"]
+    verdict: Verdict
     #: Why; it is in the record and the audit log.
     note: _Note = ""
-
-
-class Judged(Struct, frozen=True, kw_only=True):
-    """Approved: the record of the approval, whose action has the id of the one that waited. Denied: its outcome."""
-
-    id: str
-    verdict: str
-    record: Explanation | None = None
-    outcome: Outcome | None = None
 
 
 class BreakerKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,10 +46,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/v1/approvals/{id:path}", summary="One action that waits for a person", opt=needs(Permission.READ))
     async def pending_approval(id: FromPath[str]) -> Pending:  # noqa: A002 - the word of the API
-        found = approvals.one(id.removeprefix("/"))
-        if found is None:
-            raise _nothing(id.removeprefix("/"))
-        return found
+        return judging.waiting(services, id.removeprefix("/"))
 
     @post(
         "/v1/approvals",
@@ -71,17 +57,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.OPERATE, version=False),
     )
     async def decide_approval(data: JSONBody[Judgement], request: _Call) -> Judged:
-        actor = _actor(request)
-        try:
-            if data.verdict == "deny":
-                outcome = await approvals.deny(data.id, actor, data.note)
-                return Judged(id=data.id, verdict=data.verdict, outcome=outcome)
-            answer = await approvals.approve(data.id, actor, data.note)
-        except KeyError:
-            raise _nothing(data.id) from None
-        if isinstance(answer, Against):
-            raise Refusal(409, f"it cannot be done now: {answer.reason}, {answer.explanation}")
-        return Judged(id=data.id, verdict=data.verdict, record=answer)
+        return await judging.judge(services, data.id, data.verdict, _actor(request), data.note)
 
     @get("/v1/breakers", summary="Rules that stopped for an owner of workloads", opt=needs(Permission.READ))
     async def breakers(limit: Limit = 100, cursor: Cursor = None) -> Page[Breaker]:
@@ -94,18 +70,9 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.OPERATE, version=False),
     )
     async def reset_breaker(data: JSONBody[BreakerKey], request: _Call) -> Breaker:
-        try:
-            return await approvals.reset(data.key, _actor(request), data.note)
-        except KeyError:
-            raise Refusal(404, f"no breaker stands open under {data.key[:300]}") from None
+        return await judging.reset(services, data.key, _actor(request), data.note)
 
     return [pending_approvals, pending_approval, decide_approval, breakers, reset_breaker]
-
-
-def _nothing(identifier: str) -> Refusal:
-    return Refusal(
-        404, f"nothing waits for a person under {identifier[:300]}: it was decided, ran out, or never waited"
-    )
 
 
 def _actor(request: _Call) -> Actor:

@@ -10,6 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta, Struct
 
+from quell.api import isolating
 from quell.api.etag import digest, etag, expect
 from quell.api.pages import Cursor, Limit, Page, page_of
 from quell.api.problem import Refusal
@@ -118,10 +119,7 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         data: JSONBody[QuarantineRequest], request: _Call, dry_run: _DryRun = False
     ) -> Explanation:
         wanted = Wanted(**msgspec.structs.asdict(data))
-        try:
-            return await isolation.request(wanted, _actor(request), dry_run=dry_run)
-        except ValueError as error:
-            raise Refusal(422, str(error)) from error
+        return await isolating.isolate(services, wanted, _actor(request), dry_run=dry_run)
 
     @post(
         "/v1/quarantines/release",
@@ -156,21 +154,13 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
     async def release(key: FromPath[str], request: _Call, holder: _Holder = None, dry_run: _DryRun = False) -> LetGoAll:
         one = _held(services, key)
         expect(request, _version(one))
-        if holder is not None and holder not in one.holders:
-            raise Refusal(404, f"{holder} does not hold {one.key}; it is held by {', '.join(one.holders) or 'nobody'}")
-        actor = _actor(request)
-        return await isolation.release(
-            Selection(key=one.key, holder=holder), actor, f"released by {actor}", dry_run=dry_run
-        )
+        return await isolating.let_go(services, one, holder, _actor(request), dry_run=dry_run)
 
     return [request_quarantine, release_quarantines, release]
 
 
 def _held(services: Services, key: str) -> Listed:
-    one = services.controller.isolation.one(key.removeprefix("/"))
-    if one is None:
-        raise Refusal(404, f"nothing is in quarantine under {key.removeprefix('/')[:300]}")
-    return one
+    return isolating.held(services, key.removeprefix("/"))
 
 
 def _version(one: Listed) -> str:
