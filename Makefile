@@ -31,7 +31,7 @@ docs: setup-run ## write the parts of docs/ that come from the code
 	@exec $(PYTHON) -m quell.cli.reference docs
 
 clean: ## remove the virtual environment, caches and local state
-	rm -rf .venv .state build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .state build dist tests/system/oidc_provider/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 lint: setup-test

@@ -82,5 +82,28 @@ environment() {
     echo "$want" >.venv/.ready
 }
 
+# The provider of logins that the tests log in with, from the npm registry: node_modules beside its package.json.
+provider() {
+    [ "${1:-run}" = test ] || return 0
+    folder=tests/system/oidc_provider
+    want="$(cksum <$folder/package.json)"
+    [ "$(cat $folder/node_modules/.ready 2>/dev/null)" != "$want" ] || return 0
+    # Node.js from elsewhere brings its own npm, which Debian's package would put out.
+    if ! command -v npm >/dev/null && [ "$(id -u)" = 0 ] && command -v dpkg-query >/dev/null; then
+        install_packages " nodejs npm" || true
+    fi
+    if ! command -v npm >/dev/null; then
+        say "no npm, going on without the provider of logins"
+        return 0
+    fi
+    say "installing the provider of logins for the tests into $folder/node_modules"
+    if npm install --prefix $folder --no-package-lock --ignore-scripts --no-audit --no-fund --silent >&2; then
+        echo "$want" >$folder/node_modules/.ready
+    else
+        say "npm failed; going on without the provider of logins"
+    fi
+}
+
 system "$@"
 environment
+provider "$@"

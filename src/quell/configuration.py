@@ -35,6 +35,8 @@ OTHER_VARIABLES = frozenset(
 )
 
 _GROUPS = tuple(field.name for field in msgspec.structs.fields(Settings))
+#: What a program that this one starts need not know.
+SECRET_VARIABLES = frozenset(one.variable for one in SETTINGS.values() if one.secret)
 _VARIABLES = {one.variable: one for one in SETTINGS.values()}
 
 
@@ -134,6 +136,8 @@ def load_configuration(path: Path | None = None, environment: Mapping[str, str] 
             f"{origins['safety.protected_namespaces'].where}: an empty list protects no namespace, kube-system neither;"
             " if that is meant, set safety.allow_empty_protection to true as well"
         )
+    for name, problem in settings.oidc.problems(password_login=settings.accounts.password_login):
+        problems.append(f"{origins[name].where if name in origins else name}: {problem}")
     if problems:
         raise SettingError("\n".join(problems))
     return Configuration(settings=settings, origins=origins)

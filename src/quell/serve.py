@@ -24,7 +24,7 @@ import uvloop
 
 from quell.api.accounts.first import first_login
 from quell.api.app import create_app
-from quell.configuration import Origin
+from quell.configuration import SECRET_VARIABLES, Origin
 from quell.console.console import Console
 from quell.controller import certificates
 from quell.controller.controller import Controller
@@ -171,7 +171,7 @@ async def _keep_agent(running: Running, folder: Path, arguments: tuple[str, ...]
     """Run an agent, and again when it ends. It goes down with this process's block."""
     pause = _RESTART
     while True:
-        environment = dict(os.environ)
+        environment = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
         if not (folder / "agent.json").exists():
             secret = await _join_token(running.controller)
             authority = running.authority

@@ -33,6 +33,10 @@ class Unit(StrEnum):
     NAMES = "names"
     NETWORKS = "networks"
     HOSTS = "hosts"
+    GROUPS = "groups"
+    SCOPES = "scopes"
+    CLAIM = "claim"
+    LABEL = "label"
     FILE = "file"
     BYTES = "bytes"
     DURATION = "duration"
@@ -50,7 +54,13 @@ class Unit(StrEnum):
     TRACES = "traces"
 
 
-_EXAMPLES = {Unit.NAMES: "kube-system", Unit.NETWORKS: "10.0.0.0/8", Unit.HOSTS: "quell.example"}
+_EXAMPLES = {
+    Unit.NAMES: "kube-system",
+    Unit.NETWORKS: "10.0.0.0/8",
+    Unit.HOSTS: "quell.example",
+    Unit.GROUPS: "platform-oncall",
+    Unit.SCOPES: "openid",
+}
 
 
 def setting(
@@ -116,7 +126,7 @@ class Setting(Struct, frozen=True, kw_only=True):
                 return f"a duration{least} such as 365d, or {FOREVER}"
             case Unit.BUDGET | Unit.EVENTS:
                 return f'a count and a window such as "{self.default}"'
-            case Unit.NAMES | Unit.NETWORKS | Unit.HOSTS:
+            case Unit.NAMES | Unit.NETWORKS | Unit.HOSTS | Unit.GROUPS | Unit.SCOPES:
                 example = _EXAMPLES[self.unit]
                 return f"a list of {self.unit} such as {example} (commas between them where it is one text)"
         if self.type is int:

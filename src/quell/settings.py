@@ -17,6 +17,7 @@ from quell.controller.own_settings import OwnEventSettings
 from quell.controller.syslog.settings import SyslogSettings
 from quell.controller.trace_settings import TraceSettings
 from quell.durations import parse_duration
+from quell.oidc_settings import OidcSettings
 from quell.response.state import Safety
 from quell.setting import Setting, Unit, declared, read_age, read_budget, setting
 
@@ -476,6 +477,15 @@ class Accounts(Struct, frozen=True, forbid_unknown_fields=True):
             least="1s",
         ),
     ] = "15m"
+    password_login: Annotated[
+        bool,
+        setting(
+            "Whether people log in with name and password; the link of the first start works in any case.",
+            unit=Unit.SWITCH,
+            reason="Works at once, and when the provider of oidc.issuer does not.",
+            risk="Off: while the provider is down only tokens and login links open anything.",
+        ),
+    ] = True
 
 
 class WebhookSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -563,6 +573,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     server: Server = Server()
     accounts: Accounts = Accounts()
+    oidc: OidcSettings = OidcSettings()
     ingest: Ingest = Ingest()
     journal: Journal = Journal()
     audit: AuditSettings = AuditSettings()

@@ -98,7 +98,9 @@ def first(store: Store) -> None:
 
 
 def accounts(store: Store) -> None:
-    assert [(user.name, user.role) for user in store.read(users.all_of)] == [("ann", "operator")]
+    ann = store.read(lambda connection: users.get(connection, "ann"))
+    assert ann is not None
+    assert (ann.role, ann.source, ann.password_changed) == ("operator", "local", WRITTEN)
     session = store.read(lambda connection: sessions.find(connection, "quell_s_fixture", created_after=0, used_after=0))
     assert session is not None
     assert session.user == "ann"
@@ -209,6 +211,14 @@ def evident(store: Store) -> None:
     assert store.read(lambda connection: evidence.is_right(connection, sha256))
 
 
+def provided(store: Store) -> None:
+    """Who is from a provider is found by what the provider knows them by, and has no password."""
+    eve = store.read(lambda connection: users.of_subject(connection, "https://login.shop.example", "248289761001"))
+    assert eve is not None
+    assert (eve.name, eve.source, eve.password_changed) == ("eve@shop.example", "oidc", None)
+    assert store.read(lambda connection: users.password_of(connection, eve.name)) is None
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -222,6 +232,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     10: deviating,
     11: traced,
     12: evident,
+    13: provided,
 }
 
 

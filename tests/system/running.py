@@ -64,9 +64,10 @@ class Quell:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start_controller(self, fault: str = "") -> None:
+    def start_controller(self, fault: str = "", settings: dict[str, str] | None = None) -> None:
+        """settings: variables of its environment."""
         command = ["-m", "quell", "controller", "--port", str(self.port), "--state", str(self.folder / "controller")]
-        self.controller = self._start(command, "controller.log", fault)
+        self.controller = self._start(command, "controller.log", fault, settings)
         wait_for(lambda: self._ready() or self.controller_ended(), what="the controller")
 
     def start_agent(self, fault: str = "", token: str = "") -> None:

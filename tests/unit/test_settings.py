@@ -30,6 +30,24 @@ DEFAULTS: dict[str, Any] = {
     "accounts.password_min_length": 12,
     "accounts.lock_after": 10,
     "accounts.lock_time": "15m",
+    "accounts.password_login": True,
+    "oidc.issuer": "",
+    "oidc.client_id": "",
+    "oidc.client_secret": "",
+    "oidc.client_secret_file": "",
+    "oidc.authority": "",
+    "oidc.public_url": "",
+    "oidc.scopes": ("profile", "email"),
+    "oidc.name_claim": "preferred_username",
+    "oidc.groups_claim": "groups",
+    "oidc.admin_groups": (),
+    "oidc.operator_groups": (),
+    "oidc.author_groups": (),
+    "oidc.viewer_groups": (),
+    "oidc.default_role": "none",
+    "oidc.label": "Log in with single sign-on",
+    "oidc.timeout": "5s",
+    "oidc.clock_skew": "30s",
     "ingest.max_body": 16_777_216,
     "ingest.max_unpacked": 67_108_864,
     "ingest.max_event": 1_048_576,
@@ -111,7 +129,7 @@ def test_every_default() -> None:
     assert {name: Settings().value(name) for name in SETTINGS} == DEFAULTS
     assert load() == Configuration()
     assert {name for name, one in SETTINGS.items() if one.live} == LIVE
-    assert {name for name, one in SETTINGS.items() if one.secret} == {"webhooks.proxy"}
+    assert {name for name, one in SETTINGS.items() if one.secret} == {"webhooks.proxy", "oidc.client_secret"}
 
 
 def test_the_engine_without_settings_is_as_with_the_defaults() -> None:
@@ -209,6 +227,48 @@ def test_emptying_the_protected_list_is_loud(tmp_path: Path) -> None:
     assert refused(QUELL_SAFETY_PROTECTED_NAMESPACES="")[0].startswith("QUELL_SAFETY_PROTECTED_NAMESPACES: ")
     found = load("[safety]\nprotected_namespaces = []\nallow_empty_protection = true\n", path)
     assert found.settings.safety.safety().protected_namespaces == ()
+
+
+PROVIDER = {
+    "QUELL_OIDC_ISSUER": "https://login.shop.example/realms/shop",
+    "QUELL_OIDC_CLIENT_ID": "quell",
+    "QUELL_OIDC_PUBLIC_URL": "https://quell.shop.example/",
+    "QUELL_OIDC_ADMIN_GROUPS": "admins, platform",
+}
+
+
+def test_a_provider_of_logins(tmp_path: Path) -> None:
+    found = load(**PROVIDER).settings.oidc
+    assert found.redirect == "https://quell.shop.example/login/oidc/callback"
+    text = '[oidc]\nissuer = "http://127.0.0.1:9"\nclient_id = "q"\npublic_url = "http://[::1]:7341"\n'
+    text += 'operator_groups = ["cn=oncall,ou=groups"]\n'
+    assert load(text, tmp_path / "quell.toml").settings.oidc.operator_groups == ("cn=oncall,ou=groups",)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"ISSUER": "http://login.shop.example"}, "QUELL_OIDC_ISSUER: expected an https address, or http on loopback, without ? and #"),
+        ({"ISSUER": "https://login.shop.example/?x"}, "QUELL_OIDC_ISSUER: expected an https address, or http on loopback, without ? and #"),
+        ({"PUBLIC_URL": "https://quell.example/under"}, "QUELL_OIDC_PUBLIC_URL: expected this Quell's https address, or http on loopback, and nothing behind the host"),
+        ({"PUBLIC_URL": ""}, "QUELL_OIDC_PUBLIC_URL: expected this Quell's https address, or http on loopback, and nothing behind the host"),
+        ({"PUBLIC_URL": "https://a:b@quell.example"}, "QUELL_OIDC_PUBLIC_URL: expected this Quell's https address, or http on loopback, and nothing behind the host"),
+        ({"CLIENT_ID": ""}, "QUELL_OIDC_CLIENT_ID: expected what the provider at oidc.issuer knows this Quell by"),
+        ({"ADMIN_GROUPS": ""}, "oidc.default_role: none lets nobody in while no group has a role: set admin_groups, for instance"),
+        ({"CLIENT_SECRET": "a", "CLIENT_SECRET_FILE": "b"}, "QUELL_OIDC_CLIENT_SECRET_FILE: client_secret is set as well: expected one of the two"),
+        ({"DEFAULT_ROLE": "ingest"}, 'QUELL_OIDC_DEFAULT_ROLE: expected one of none, viewer, author, operator, admin, got "ingest"'),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_for_a_provider(changed: dict[str, str], expected: str) -> None:
+    given = PROVIDER | {f"QUELL_OIDC_{name}": value for name, value in changed.items()}
+    assert refused(**given) == [expected]
+
+
+def test_nobody_is_locked_out_by_a_setting() -> None:
+    assert refused(QUELL_ACCOUNTS_PASSWORD_LOGIN="false") == [
+        "QUELL_ACCOUNTS_PASSWORD_LOGIN: false lets nobody log in while oidc.issuer is empty"
+    ]
+    assert not load(**PROVIDER, QUELL_ACCOUNTS_PASSWORD_LOGIN="false").settings.accounts.password_login
 
 
 def test_a_secret_is_never_shown() -> None:

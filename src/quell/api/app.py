@@ -44,7 +44,7 @@ class App:
     """The ASGI application of a controller. accounts: for whoever starts it."""
 
     def __init__(self, controller: Controller) -> None:
-        self.accounts = Accounts(controller, controller.settings.accounts)
+        self.accounts = Accounts(controller, controller.settings.accounts, oidc=controller.settings.oidc)
         self.auth = self.accounts.auth
         own = controller.settings.own_events
         succession = controller.store.read(statements)

@@ -14,8 +14,8 @@ from quell.api.asgi import Scope, header
 from quell.api.problem import Refusal
 
 _NAME = "quell_session"
-#: Under TLS: browsers take this name only with Secure, for one host and all its paths, and from no subdomain.
-_SECURE_NAME = f"__Host-{_NAME}"
+#: Before each name under TLS: browsers take it only with Secure, for one host and all its paths, and from no subdomain.
+_SECURE = "__Host-"
 
 #: Methods that change nothing (RFC 9110).
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -24,21 +24,35 @@ CSRF_HEADER = b"x-quell-csrf"
 
 def secret_of(scope: Scope) -> bytes | None:
     """The session's secret that a request shows in its cookie."""
-    wanted = _name(scope).encode()
-    for part in (header(scope, b"cookie") or b"").split(b";"):
-        name, _, value = part.strip().partition(b"=")
-        if name == wanted:
-            return value
-    return None
+    return value_of(scope, _NAME)
 
 
 def to_keep(scope: Scope, secret: str, seconds: float) -> tuple[str, str]:
     """The header that gives a browser its session."""
-    return "set-cookie", f"{_name(scope)}={secret}{_attributes(scope)}; Max-Age={int(seconds)}"
+    return keep(scope, _NAME, secret, seconds)
 
 
 def to_drop(scope: Scope) -> tuple[str, str]:
-    return "set-cookie", f"{_name(scope)}={_attributes(scope)}; Max-Age=0"
+    return drop(scope, _NAME)
+
+
+def value_of(scope: Scope, name: str) -> bytes | None:
+    """Of the cookie that `keep` gave under this name."""
+    wanted = _called(scope, name).encode()
+    for part in (header(scope, b"cookie") or b"").split(b";"):
+        found, _, value = part.strip().partition(b"=")
+        if found == wanted:
+            return value
+    return None
+
+
+def keep(scope: Scope, name: str, value: str, seconds: float) -> tuple[str, str]:
+    """The header that gives a browser a cookie of this name, which no script can read. value: without ; and ,"""
+    return "set-cookie", f"{_called(scope, name)}={value}{_attributes(scope)}; Max-Age={int(seconds)}"
+
+
+def drop(scope: Scope, name: str) -> tuple[str, str]:
+    return "set-cookie", f"{_called(scope, name)}={_attributes(scope)}; Max-Age=0"
 
 
 def csrf_of(secret: bytes) -> str:
@@ -69,8 +83,8 @@ def check_site(scope: Scope) -> None:
         raise Refusal(403, "this came from a page of another site, and changed nothing")
 
 
-def _name(scope: Scope) -> str:
-    return _SECURE_NAME if _is_secure(scope) else _NAME
+def _called(scope: Scope, name: str) -> str:
+    return f"{_SECURE}{name}" if _is_secure(scope) else name
 
 
 def _attributes(scope: Scope) -> str:

@@ -41,6 +41,7 @@ def list_(context: typer.Context, output: Output = Format.TABLE) -> None:
             "role": lambda user: user.role,
             "state": lambda user: "disabled" if user.disabled else "locked" if user.locked else "enabled",
             "last login": lambda user: clock(user.last_login),
+            "source": lambda user: user.source,
             "password of": lambda user: clock(user.password_changed),
         },
         empty="no users: the first start's link makes one, or quell users create",

@@ -24,11 +24,13 @@ class User(Struct, frozen=True, kw_only=True):
     name: str
     role: str
     created: float
-    password_changed: float
+    password_changed: float | None
     last_login: float | None = None
     disabled: bool = False
     version: int = 1
     locked_until: float | None = None
+    #: local, or oidc: from the provider of logins, without a password.
+    source: str = "local"
     locked: bool = False
 
 

@@ -15,7 +15,7 @@ from quell.api.roles import Permission
 from quell.api.services import Services
 from quell.api.unpack import Disconnected
 from quell.console import assets
-from quell.console.entrance import LOGIN, LOGOUT, Entrance, login_for, own_address
+from quell.console.entrance import ADDRESSES, Entrance, login_for, own_address
 from quell.console.forms import read_form
 from quell.console.live import Broadcast
 from quell.console.page import ROOT, Call, Moved, Query, Route, View
@@ -32,7 +32,6 @@ from quell.console.rendering import (
 )
 from quell.errors import QuellError
 
-_ENTRANCE = (LOGIN, LOGOUT)
 #: Followed by the name of a page that is live.
 _LIVE = f"{ROOT}/live/"
 _THEME = f"{ROOT}/theme"
@@ -41,7 +40,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Console:
-    """Answers /, /login, /logout and everything below /console."""
+    """Answers /, /login and what is below it, /logout, and everything below /console."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -52,7 +51,7 @@ class Console:
 
     @staticmethod
     def answers(path: str) -> bool:
-        return path in ("/", ROOT, *_ENTRANCE) or path.startswith(f"{ROOT}/")
+        return path in ("/", ROOT, *ADDRESSES) or path.startswith(f"{ROOT}/")
 
     def close(self) -> None:
         """Ends the live pages, which would else keep the server from stopping."""
@@ -76,8 +75,8 @@ class Console:
         if path.startswith(assets.STATIC):
             _allow(scope, "GET", "HEAD")
             await assets.serve(scope, send)
-        elif path in _ENTRANCE:
-            _allow(scope, *(("POST",) if path == LOGOUT else ("GET", "HEAD", "POST")))
+        elif path in ADDRESSES:
+            _allow(scope, *ADDRESSES[path])
             await self._entrance(scope, receive, send, query)
         elif path in ("/", ROOT, f"{ROOT}/"):
             _allow(scope, "GET", "HEAD")
@@ -135,7 +134,7 @@ class Console:
 
     async def _refuse(self, scope: Scope, send: Send, refused: Refusal) -> None:
         """What stood in the way, as a page; who is not logged in is asked to."""
-        is_page = not scope["path"].startswith((assets.STATIC, _LIVE)) and scope["path"] not in _ENTRANCE
+        is_page = not scope["path"].startswith((assets.STATIC, _LIVE)) and scope["path"] not in ADDRESSES
         if refused.status == 401 and is_page and scope["method"] in ("GET", "HEAD"):
             await send_moved(send, login_for(scope), [])
             return

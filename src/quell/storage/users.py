@@ -9,7 +9,10 @@ import sqlite3
 
 from msgspec import Struct
 
-_COLUMNS = "name, role, created, password_changed, last_login, disabled, version, locked_until"
+_COLUMNS = "name, role, created, password_changed, last_login, disabled, version, locked_until, source"
+
+#: Where users come from: made here, with a password; or from a provider of logins, without one.
+LOCAL, OIDC = "local", "oidc"
 
 
 class User(Struct, frozen=True, kw_only=True):
@@ -19,25 +22,42 @@ class User(Struct, frozen=True, kw_only=True):
     name: str
     role: str
     created: float
-    password_changed: float
+    #: None: there is no password, the user comes from a provider.
+    password_changed: float | None
     last_login: float | None = None
     disabled: bool = False
     #: Rises with every change that somebody made.
     version: int = 1
     #: After too many failed logins.
     locked_until: float | None = None
+    #: local, or oidc: from the provider of logins.
+    source: str = LOCAL
 
     def is_locked(self, now: float) -> bool:
         return self.locked_until is not None and self.locked_until > now
 
 
-def add(connection: sqlite3.Connection, user: User, password: str) -> bool:
-    """password: its hash. False: there is one of that name."""
+def add(connection: sqlite3.Connection, user: User, password: str, *, issuer: str = "", subject: str = "") -> bool:
+    """password: its hash; "": there is none. issuer, subject: whom the provider knows the user as, if one does.
+
+    False: there is one of that name.
+    """
     return (
         connection.execute(
-            "INSERT OR IGNORE INTO users (name, role, password, created, password_changed, disabled)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (user.name, user.role, password, user.created, user.password_changed, int(user.disabled)),
+            "INSERT OR IGNORE INTO users"
+            " (name, role, password, created, password_changed, disabled, source, issuer, subject)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                user.name,
+                user.role,
+                password,
+                user.created,
+                user.password_changed or 0.0,
+                int(user.disabled),
+                user.source,
+                issuer or None,
+                subject or None,
+            ),
         ).rowcount
         > 0
     )
@@ -45,6 +65,15 @@ def add(connection: sqlite3.Connection, user: User, password: str) -> bool:
 
 def get(connection: sqlite3.Connection, name: str) -> User | None:
     row = connection.execute(f"SELECT {_COLUMNS} FROM users WHERE name = ?", (name,)).fetchone()  # noqa: S608 - our own columns
+    return None if row is None else _user(row)
+
+
+def of_subject(connection: sqlite3.Connection, issuer: str, subject: str) -> User | None:
+    """Whom this provider knows by this id."""
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM users WHERE issuer = ? AND subject = ?",  # noqa: S608 - our own columns
+        (issuer, subject),
+    ).fetchone()
     return None if row is None else _user(row)
 
 
@@ -58,9 +87,9 @@ def has_any(connection: sqlite3.Connection) -> bool:
 
 
 def password_of(connection: sqlite3.Connection, name: str) -> str | None:
-    """The hash of the password."""
+    """The hash of the password; None: there is no such user, or none with a password."""
     row = connection.execute("SELECT password FROM users WHERE name = ?", (name,)).fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else str(row[0]) or None
 
 
 def enabled(connection: sqlite3.Connection, role: str) -> list[str]:
@@ -142,15 +171,16 @@ def locks_over(connection: sqlite3.Connection, now: float) -> list[str]:
     return [name for (name,) in found]
 
 
-def _user(row: tuple[str, str, float, float, float | None, int, int, float | None]) -> User:
-    name, role, created, password_changed, last_login, disabled, version, locked_until = row
+def _user(row: tuple[str, str, float, float, float | None, int, int, float | None, str]) -> User:
+    name, role, created, password_changed, last_login, disabled, version, locked_until, source = row
     return User(
         name=name,
         role=role,
         created=created,
-        password_changed=password_changed,
+        password_changed=password_changed if source == LOCAL else None,
         last_login=last_login,
         disabled=bool(disabled),
         version=version,
         locked_until=locked_until,
+        source=source,
     )

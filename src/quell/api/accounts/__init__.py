@@ -8,6 +8,7 @@ import time
 import structlog
 
 from quell.api.accounts.logins import Logins
+from quell.api.accounts.oidc import OpenId
 from quell.api.accounts.passwords import Passwords
 from quell.api.accounts.people import People
 from quell.api.accounts.rules import Rules
@@ -16,6 +17,7 @@ from quell.api.accounts.told import Controller, Told
 from quell.api.auth import Auth
 from quell.clock import Clock
 from quell.errors import StoreError
+from quell.oidc_settings import OidcSettings
 from quell.settings import Accounts as Settings
 
 #: Seconds between two looks at what has run out.
@@ -27,7 +29,15 @@ _log = structlog.get_logger(__name__)
 class Accounts:
     """All of it for one controller; on the event loop's thread."""
 
-    def __init__(self, controller: Controller, settings: Settings, *, now: Clock = time.time) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        settings: Settings,
+        *,
+        oidc: OidcSettings = OidcSettings(),  # noqa: B008 - it is frozen
+        now: Clock = time.time,
+    ) -> None:
+        """SettingError: a file that the settings name cannot be read."""
         rules = Rules.of(settings)
         store = controller.store
         self.auth = Auth(store, now=now, lifetime=rules.session_lifetime, idle=rules.session_idle)
@@ -36,6 +46,12 @@ class Accounts:
         self.people = People(store, self.auth, self._passwords, self.told, rules, now)
         self.logins = Logins(store, self.auth, self.people, self._passwords, self.told, rules, now)
         self.tokens = Tokens(store, self.auth, now)
+        #: None: there is no provider of logins.
+        self.oidc = (
+            OpenId(oidc, store, self.logins, self.told, now, passwords=rules.password_login) if oidc.enabled else None
+        )
+        #: Whether a password opens anything.
+        self.password_login = rules.password_login
         #: Seconds that a browser is told to keep its cookie.
         self.session_lifetime = rules.session_lifetime
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from quell import metrics
 from quell.api.accounts.passwords import Passwords, objection
-from quell.api.accounts.people import People, folded
+from quell.api.accounts.people import People, Person, folded
 from quell.api.accounts.rules import Rules
 from quell.api.accounts.throttle import Throttle
 from quell.api.accounts.told import Told
@@ -77,8 +77,15 @@ class Logins:
 
     # ---- by password
 
-    async def log_in(self, name: str, password: str, *, cookie: bool, address: str, program: str) -> Opened:
-        """Refusal 401 for anything wrong, 429 for too many tries. cookie: the session is a browser's."""
+    async def log_in(
+        self, name: str, password: str, *, cookie: bool, address: str, program: str, first: bool = False
+    ) -> Opened:
+        """Refusal 401 for anything wrong, 403 where passwords open nothing, 429 for too many tries.
+
+        cookie: the session is a browser's. first: of the first admin, whom nothing keeps out.
+        """
+        if not (first or self._rules.password_login):
+            raise Refusal(403, "nobody logs in with a password here; use the provider's login in a browser")
         name = folded(name)
         self._wait_for(name, address)
         try:
@@ -118,7 +125,7 @@ class Logins:
     def _wrong(self, user: User | None, address: str) -> Refusal:
         metrics.login_failed("password")
         self._told.failed("" if user is None else user.name, address)
-        if user is not None:
+        if user is not None and user.source == users.LOCAL:
             # Nobody waits for it: a name that there is would else be answered later than one that there is not.
             task = asyncio.get_running_loop().create_task(self._count(user.name, address))
             self._counting.add(task)
@@ -167,6 +174,26 @@ class Logins:
     async def _hash_anew(self, name: str, kept: str, password: str) -> None:
         fresh = await self._passwords.hash(password)
         self._store.write(lambda connection: users.rehashed(connection, name, kept, fresh), lambda _error: None)
+
+    # ---- by a provider
+
+    async def by_provider(self, person: Person, *, address: str, program: str) -> Opened:
+        """A browser's session for whom the provider vouches. Refusal as People.provided, and 403."""
+        user = await self._people.provided(person, address)
+        now = self._now()
+
+        def still_so(connection: sqlite3.Connection) -> bool:
+            found = users.of_subject(connection, person.issuer, person.subject)
+            if found is None or found.disabled or found.name != user.name:
+                return False
+            users.logged_in(connection, user.name, now)
+            return True
+
+        session = _session(now, user=user.name, cookie=True, address=address, program=program)
+        opened = await self._put(session, Actor(kind="user", name=user.name, address=address), still_so)
+        if opened is None:
+            raise Refusal(403, f"the account {user.name} was disabled or deleted in the meantime")
+        return opened
 
     # ---- by links
 
@@ -220,7 +247,7 @@ class Logins:
         actor = Actor(kind="user", name=folded(name), address=address)
         await self._people.create(actor, name, Role.ADMIN, password, first=True)
         self._first = (b"", 0.0)
-        return await self.log_in(name, password, cookie=True, address=address, program=program)
+        return await self.log_in(name, password, cookie=True, address=address, program=program, first=True)
 
     # ---- sessions
 

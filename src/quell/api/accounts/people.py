@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import TypeVar
 
+from msgspec import Struct
+
 from quell.api.accounts.passwords import Passwords, objection
 from quell.api.accounts.rules import Rules
 from quell.api.accounts.told import Told
@@ -33,9 +35,29 @@ _NAME = re.compile(NAME)
 Expected = Callable[[User], None]
 
 
+_NO_ROLE = "none of your groups has a role here; an admin of Quell says which groups have"
+
+
+class Person(Struct, frozen=True, kw_only=True):
+    """Whom a provider vouches for."""
+
+    issuer: str
+    #: What the provider knows them by, for ever.
+    subject: str
+    #: What they are called there, as a user's name is written; it may be none that is taken here.
+    name: str
+    #: None: none of the groups has one.
+    role: Role | None
+
+
 def folded(name: str) -> str:
     """The one spelling of a user's name: case does not count."""
     return unicodedata.normalize("NFKC", name).strip().lower()
+
+
+def is_name(text: str) -> bool:
+    """Whether a user may be called so."""
+    return _NAME.fullmatch(text) is not None
 
 
 class People:
@@ -50,7 +72,7 @@ class People:
     async def create(self, actor: Actor, name: str, role: Role, password: str, *, first: bool = False) -> User:
         """first: only if there is nobody yet. Refusal 400 or 422 for the name or password, 409 for one that is there."""
         name = folded(name)
-        if _NAME.fullmatch(name) is None or role is Role.INGEST:
+        if not is_name(name) or role is Role.INGEST:
             raise Refusal(400, f'a user may not be called "{name[:64]}": 1 to 64 of a-z, 0-9 and . _ @ -')
         kept = await self._hashed(password, name)
         now = self._now()
@@ -67,10 +89,42 @@ class People:
         await self._submit(write)
         return user
 
+    async def provided(self, person: Person, address: str) -> User:
+        """The user that a provider vouches for, made at the first login, with the role that the groups give now.
+
+        Refusal 403 (no role, disabled), 409 (the name is another's), 422 (it is no name).
+        """
+        now = self._now()
+
+        def write(connection: sqlite3.Connection) -> User | Refusal:
+            before = users.of_subject(connection, person.issuer, person.subject)
+            if before is None:
+                return _added(connection, person, address, now)
+            actor = Actor(kind="user", name=before.name, address=address)
+            if before.disabled:
+                return Refusal(403, f"the account {before.name} is disabled here; an admin of Quell can enable it")
+            # Who may do nothing here any more keeps no session, and the tokens of theirs only look.
+            role = Role.VIEWER if person.role is None else person.role
+            ended = 0
+            if role != before.role or person.role is None:
+                ended = sessions.delete_of(connection, user=before.name)
+            if role != before.role:
+                users.change(connection, before.name, role=role.value, disabled=False)
+                after = _user(connection, before.name)
+                note = "; ".join(filter(None, ("by the provider's groups", _ended(ended))))
+                audit.append(connection, _entry(actor, "change", before.name, _facts(before), _facts(after), note), now)
+            return Refusal(403, _NO_ROLE) if person.role is None else _user(connection, before.name)
+
+        found = await self._submit(write)
+        self._auth.forget()
+        if isinstance(found, Refusal):
+            raise found
+        return found
+
     async def change(
         self, actor: Actor, name: str, *, role: Role | None, disabled: bool | None, expected: Expected
     ) -> User:
-        """None: as it is. Refusal 404, 409 (the last admin)."""
+        """None: as it is. Refusal 404, 409 (the last admin, a role that the provider's groups give)."""
         now = self._now()
 
         def write(connection: sqlite3.Connection) -> tuple[User, bool]:
@@ -79,6 +133,8 @@ class People:
             wanted = (before.role if role is None else role.value, before.disabled if disabled is None else disabled)
             if wanted == (before.role, before.disabled):
                 return before, False
+            if wanted[0] != before.role and before.source != users.LOCAL:
+                raise Refusal(409, f"the role of {name} comes from the provider's groups, anew with each login")
             users.change(connection, name, role=wanted[0], disabled=wanted[1])
             _keep_an_admin(connection, before)
             after = _user(connection, name)
@@ -124,7 +180,8 @@ class People:
         now = self._now()
         before = await asyncio.to_thread(self._store.read, lambda connection: users.password_of(connection, name))
         if before is None:
-            raise _nobody(name)
+            await asyncio.to_thread(self._store.read, lambda connection: _user(connection, name))
+            raise Refusal(409, f"{name} logs in with the provider and has no password here")
         is_own = caller.kind == "user" and caller.name == name
         if is_own and (old is None or not await self._passwords.matches(before, old)):
             self._told.failed(name, caller.address)
@@ -174,6 +231,21 @@ class People:
         return await asyncio.wrap_future(self._store.submit(write))
 
 
+def _added(connection: sqlite3.Connection, person: Person, address: str, now: float) -> User | Refusal:
+    if person.role is None:
+        return Refusal(403, _NO_ROLE)
+    if not is_name(person.name):
+        return Refusal(422, "what the provider calls you is no name here: 1 to 64 of a-z, 0-9 and . _ @ -")
+    user = User(name=person.name, role=person.role.value, created=now, password_changed=None, source=users.OIDC)
+    if not users.add(connection, user, "", issuer=person.issuer, subject=person.subject):
+        # Else whoever may choose a name at the provider would be whom they like here.
+        return Refusal(409, f"there is another user {person.name} here, who does not come from the provider")
+    actor = Actor(kind="user", name=user.name, address=address)
+    note = f"vouched for by {person.issuer}"
+    audit.append(connection, _entry(actor, "create", user.name, after=_facts(user), note=note), now)
+    return user
+
+
 def _user(connection: sqlite3.Connection, name: str) -> User:
     user = users.get(connection, name)
     if user is None:
@@ -192,7 +264,9 @@ def _keep_an_admin(connection: sqlite3.Connection, before: User) -> None:
 
 
 def _facts(user: User) -> dict[str, object]:
-    return {"role": user.role, "disabled": user.disabled}
+    return {"role": user.role, "disabled": user.disabled} | (
+        {} if user.source == users.LOCAL else {"source": user.source}
+    )
 
 
 def _ended(count: int) -> str:

@@ -14,6 +14,8 @@ class Rules(Struct, frozen=True, kw_only=True):
     password_min_length: int
     lock_after: int
     lock_time: float
+    #: Whether a password opens anything.
+    password_login: bool = True
     #: Failures further apart than this are not counted together.
     lock_window: float = 900.0
 
@@ -25,4 +27,5 @@ class Rules(Struct, frozen=True, kw_only=True):
             password_min_length=settings.password_min_length,
             lock_after=settings.lock_after,
             lock_time=parse_duration(settings.lock_time),
+            password_login=settings.password_login,
         )

@@ -50,6 +50,13 @@ class Asked(Struct, frozen=True):
     what: str
 
 
+class Failed(Struct, frozen=True):
+    """Whose login was refused, and why where that is no secret: what refused logins are counted by."""
+
+    actor: Actor
+    reason: str = ""
+
+
 #: Where there are too many to tell apart.
 _OTHERS = Asked(Actor(kind="user", name=NOBODY), "", "")
 
@@ -60,7 +67,7 @@ class Told:
     def __init__(self, controller: Controller, now: Clock) -> None:
         self._controller = controller
         self._now = now
-        self._failed: Tally[Actor] = Tally(_REFUSALS, others=_OTHERS.actor)
+        self._failed: Tally[Failed] = Tally(_REFUSALS, others=Failed(_OTHERS.actor))
         self._denied: Tally[Asked] = Tally(_REFUSALS, others=_OTHERS)
         self._read: Tally[Asked] = Tally(_READS, others=_OTHERS)
 
@@ -68,10 +75,10 @@ class Told:
         """Queued at once, so that it stands before what is asked next. identifier: derived from what it tells of."""
         self._controller.teller.tell(name, Subject(user=user or None), message, identifier=identifier, time=self._now())
 
-    def failed(self, name: str, address: str) -> None:
-        """A login that was refused. name "": of nobody known."""
-        actor = Actor(kind="user", name=name or NOBODY, address=address)
-        if (first := self._failed.add(actor, self._now(), told=True)) is not None:
+    def failed(self, name: str, address: str, reason: str = "") -> None:
+        """A login that was refused. name "": of nobody known. reason: in our own words, with nothing of the caller's."""
+        failed = Failed(Actor(kind="user", name=name or NOBODY, address=address), reason)
+        if (first := self._failed.add(failed, self._now(), told=True)) is not None:
             self._tell_failed(first, 1)
 
     def doubtful(self, user: str) -> None:
@@ -98,19 +105,20 @@ class Told:
     def due(self) -> None:
         """Tell what was counted in windows that are over. Call it now and then."""
         now = self._now()
-        for actor, count in self._failed.due(now):
-            self._tell_failed(actor, count)
+        for failed, count in self._failed.due(now):
+            self._tell_failed(failed, count)
         for asked, count in self._denied.due(now):
             self._tell_denied(asked, count)
         for asked, count in self._read.due(now):
             actor = asked.actor
             self.event("RESTful.Read", _who(actor), f"{_times(count, 'read')} by {actor}{_from(actor)} in ten minutes")
 
-    def _tell_failed(self, actor: Actor, count: int) -> None:
+    def _tell_failed(self, failed: Failed, count: int) -> None:
+        actor = failed.actor
         who = "an unknown user" if actor.name == NOBODY else actor.name
-        told = _times(count, "login")
-        self.event("User.Login.Failed", actor.name, f"{told} as {who}{_from(actor)} refused")
-        entry = AuditEntry(actor=actor, verb="login-failed", kind="session", name=actor.name, note=told)
+        told, why = _times(count, "login"), f": {failed.reason}" if failed.reason else ""
+        self.event("User.Login.Failed", actor.name, f"{told} as {who}{_from(actor)} refused{why}")
+        entry = AuditEntry(actor=actor, verb="login-failed", kind="session", name=actor.name, note=f"{told}{why}")
         now = self._now()
         self._controller.store.write(lambda connection: audit.append(connection, entry, now), _unwritten)
 
