@@ -249,6 +249,12 @@ STEPS = (
     Step("trace", "GET", TRACE),
     Step("close_trace", "POST", f"{TRACE}/close", {"note": "a test of ours"}),
     Step("reopen_trace", "POST", f"{TRACE}/reopen", {}),
+    Step(
+        "dry_run",
+        "POST",
+        "/v1/dry-runs",
+        {"event_id": "detector-7-4711", "now": True, "actions": ["agentKillProcess", {"quarantine": {"ttl": "1h"}}]},
+    ),
     Step("rejects", "GET", "/v1/rejects"),
     Step("documents", "GET", "/v1/documents?kind=Group"),
     Step("document", "GET", "/v1/documents/Group/shop"),

@@ -49,6 +49,15 @@ def test_a_signature_for_another_purpose_is_no_command() -> None:
             verify(KEY.sign(text) + payload, KEY.public_key(), agent="agent-1", now=101.0)
 
 
+def test_an_order_is_no_rehearsal_and_a_rehearsal_is_no_order() -> None:
+    order, rehearsal = sign(COMMAND, KEY), sign(COMMAND, KEY, rehearsal=True)
+    assert verify(rehearsal, KEY.public_key(), agent="agent-1", now=101.0, rehearsal=True) == COMMAND
+    with pytest.raises(LinkError, match="altered"):
+        verify(rehearsal, KEY.public_key(), agent="agent-1", now=101.0)
+    with pytest.raises(LinkError, match="altered"):
+        verify(order, KEY.public_key(), agent="agent-1", now=101.0, rehearsal=True)
+
+
 def test_a_command_signature_is_no_proof() -> None:
     envelope = sign(COMMAND, KEY)
     with pytest.raises(LinkError, match="agent-1 did not prove"):

@@ -282,6 +282,32 @@ class Ledger:
         self._make_room()
 
 
+class Imagined(Ledger):
+    """What a ledger would hold, for a dry run: it begins with all that another one holds, and is never written."""
+
+    def __init__(self, of: Ledger) -> None:
+        self.path = of.path
+        self.damaged = 0
+        self._lock = threading.Lock()
+        with of._lock:  # noqa: SLF001 - the same class's
+            self._begun = dict(of._begun)  # noqa: SLF001
+            self._ended = dict(of._ended)  # noqa: SLF001
+            self._unacknowledged = dict(of._unacknowledged)  # noqa: SLF001
+            self._closed = dict(of._closed)  # noqa: SLF001
+            self._opened = dict(of._opened)  # noqa: SLF001
+
+    def compact(self, now: float) -> bool:  # noqa: ARG002 - there is no file
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def _write(self, records: Sequence[_Record], *, sync: bool = True) -> None:  # noqa: ARG002 - as above
+        with self._lock:
+            for record in records:
+                self._apply(record)
+
+
 def _line(record: _Record) -> bytes:
     body = _encode(record)
     return b"%08x %s\n" % (zlib.crc32(body), body)

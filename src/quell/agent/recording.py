@@ -6,12 +6,12 @@ has its effect on what it shows afterwards: a killed process is gone, a closed n
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
-
-from msgspec import Struct
 
 from quell.agent.kernel import Capabilities, Isolation, Kernel, Look
 from quell.agent.members import now
@@ -26,6 +26,7 @@ from quell.model.action import (
     ReniceProcess,
     word,
 )
+from quell.model.rehearsal import Deed
 
 _WORDS = frozenset(
     word(action)
@@ -39,21 +40,6 @@ _WORDS = frozenset(
         ReleaseQuarantine,
     )
 )
-
-
-class Deed(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One thing that would have been done: to a process, or to the network namespace with this inode."""
-
-    action: str
-    pid: int | None = None
-    start_ticks: int | None = None
-    netns: int | None = None
-    strict: bool = False
-    ports: tuple[int, ...] = ()
-    investigators: tuple[str, ...] = ()
-    priority: int | None = None
-    #: It would have been asked to end (SIGTERM), not made to.
-    polite: bool = False
 
 
 class _Opened(NamedTuple):
@@ -126,16 +112,18 @@ class RecordingKernel:
 
     def kill(self, process: int) -> None:
         facts = self._process(process)
-        if self.wait_ended(process, 0):
-            raise ProcessLookupError
+        self._permitted(process)
         self._note(KillProcess, facts)
         self._ended[_instance(facts)] = now()
 
     def terminate(self, process: int) -> None:
         facts = self._process(process)
-        if self.wait_ended(process, 0):
-            raise ProcessLookupError
+        self._permitted(process)
         self._note(KillProcess, facts, polite=True)
+
+    def _permitted(self, process: int) -> None:
+        if not self.may_kill(process):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def may_kill(self, process: int) -> bool:
         beneath = self._handles[process].beneath

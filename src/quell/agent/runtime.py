@@ -41,6 +41,7 @@ from quell.agent.outbox import Outbox
 from quell.agent.parcels import Parcels
 from quell.agent.pod import NotYet
 from quell.agent.protected import Protected
+from quell.agent.rehearsing import rehearse
 from quell.agent.sensor import Sensor
 from quell.agent.subjects import Subjects
 from quell.agent.users import Users
@@ -58,6 +59,7 @@ from quell.channel.messages import (
     Ordered,
     OutcomeAck,
     Pause,
+    Rehearse,
     Reported,
     Welcome,
 )
@@ -190,17 +192,20 @@ class Agent:
         self._may_observe = watch_list is not None
         self._sensor, limits = self._sense(watch_list, subjects)
         self._census, unseen = self._count(options)
+        self._kernel = kernel
+        self._kept = self._sensor.kept if self._sensor else lambda _pid: None
         capabilities = kernel.capabilities()
         self._hello = _hello(identity, machine_id, capabilities, limits + unseen)
         self._executor = Executor(
             kernel,
             ledger,
             protected,
-            kept=self._sensor.kept if self._sensor else lambda _pid: None,
+            kept=self._kept,
             paused=self._is_paused,
             gatherer=self._gather(options.state / "evidence"),
         )
         self._hands = ThreadPoolExecutor(_HANDS, thread_name_prefix="command")
+        self._rehearsing = ThreadPoolExecutor(1, thread_name_prefix="rehearsal")
         #: Verified commands that are not ordered yet, by their envelope.
         self._announced: OrderedDict[bytes, Command] = OrderedDict()
         self._lease_timer: asyncio.TimerHandle | None = None
@@ -255,6 +260,7 @@ class Agent:
         for timer in (self._lease_timer, self._watch_timer, self._memory_timer, *self._waiting.values()):
             if timer is not None:
                 timer.cancel()
+        self._rehearsing.shutdown(wait=False, cancel_futures=True)
         self._hands.shutdown(cancel_futures=True)
         self._outbox.close()
 
@@ -348,6 +354,8 @@ class Agent:
                 self._hands.submit(self._acknowledge, ids)
             case EventAck(ids=ids):
                 self._outbox.acknowledge(ids)
+            case Rehearse(envelope=envelope):
+                self._rehearse(envelope)
             case EvidenceAck() as ack:
                 self._parcels.acknowledged(ack)
                 self.link.rouse()
@@ -375,9 +383,28 @@ class Agent:
         if command is not None:
             self._hands.submit(self._carry_out, command)
 
-    def _verified(self, envelope: bytes) -> Command | None:
+    def _rehearse(self, envelope: bytes) -> None:
+        command = self._verified(envelope, rehearsal=True)
+        if command is not None:
+            self._rehearsing.submit(self._rehearsed, command)
+
+    def _rehearsed(self, command: Command) -> None:
+        """In a thread of its own, so that no command waits for a dry run."""
         try:
-            command = verify(envelope, self._identity.controller_key, agent=self._identity.agent, now=time.time())
+            rehearsed = rehearse(
+                command, self._kernel, self._ledger, self._protected, kept=self._kept, paused=self._is_paused
+            )
+        except Exception:  # noqa: BLE001 - the last frame of a thread: nobody else would learn of it
+            _log.exception("a dry run failed in a way that was not foreseen", id=command.id)
+            return
+        self._loop.call_soon_threadsafe(self.link.send, rehearsed)
+
+    def _verified(self, envelope: bytes, *, rehearsal: bool = False) -> Command | None:
+        identity = self._identity
+        try:
+            command = verify(
+                envelope, identity.controller_key, agent=identity.agent, now=time.time(), rehearsal=rehearsal
+            )
             self._not_replayed(command)
         except LinkError as error:
             _log.error("a command was not accepted", reason=str(error))
@@ -591,6 +618,7 @@ def _hello(identity: Identity, machine_id: str, capabilities: Capabilities, limi
         limits=(*capabilities.limits, *limits),
         host_netns=proc.host_netns(),
         instance=uuid7(),
+        rehearses=True,
     )
 
 

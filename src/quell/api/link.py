@@ -37,6 +37,7 @@ from quell.channel.messages import (
     Ordered,
     Proof,
     Refused,
+    Rehearsed,
     Reported,
     Seen,
     Welcome,
@@ -45,6 +46,7 @@ from quell.channel.messages import (
 )
 from quell.controller.dispatcher import Dispatcher
 from quell.controller.evidence import EvidenceKeeper
+from quell.controller.rehearsing import Rehearsals
 from quell.detectors import DETECTORS
 from quell.errors import EventError, LinkError, QueueFull, StoreError
 from quell.ids import uuid7
@@ -83,6 +85,9 @@ class Controller(Protocol):
 
     @property
     def evidence(self) -> EvidenceKeeper: ...
+
+    @property
+    def rehearsals(self) -> Rehearsals: ...
 
     def ingest(self, events: Sequence[Event]) -> Awaitable[None]: ...
 
@@ -272,6 +277,8 @@ class _Link:
                     await self._observed.put(observed)
                 case Reported(outcome=outcome):
                     self._controller.dispatcher.reported(self.hello.agent, outcome)
+                case Rehearsed() as rehearsed:
+                    self._controller.rehearsals.answered(self.hello.agent, rehearsed)
                 case (Evidence() | EvidencePiece()) as evidence:
                     await self._evidence.put(evidence)
                 case Seen() as seen:

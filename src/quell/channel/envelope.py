@@ -19,6 +19,8 @@ from quell.errors import LinkError
 from quell.model.decision import Command
 
 _COMMAND_DOMAIN = b"quell.command.v1\0"
+#: Of commands that are only to be rehearsed: an envelope of the one is never good as the other.
+_REHEARSAL_DOMAIN = b"quell.rehearsal.v1\0"
 _PROOF_DOMAIN = b"quell.agent-proof.v1\0"
 _SUCCESSION_DOMAIN = b"quell.key-succession.v1\0"
 _SIGNATURE_BYTES = 64
@@ -40,20 +42,23 @@ _succession_encoder = msgspec.msgpack.Encoder()
 _succession_decoder: msgspec.msgpack.Decoder[_Succession] = msgspec.msgpack.Decoder(_Succession)
 
 
-def sign(command: Command, key: Ed25519PrivateKey) -> bytes:
-    """The envelope of a command, signed with the controller's key."""
+def sign(command: Command, key: Ed25519PrivateKey, *, rehearsal: bool = False) -> bytes:
+    """The envelope of a command, signed with the controller's key. rehearsal: it is good for a dry run and nothing else."""
     payload = _encoder.encode(command)
-    return key.sign(_COMMAND_DOMAIN + payload) + payload
+    return key.sign(_domain(rehearsal=rehearsal) + payload) + payload
 
 
-def verify(envelope: bytes, public_key: Ed25519PublicKey, *, agent: str, now: float) -> Command:
-    """The command in an envelope, if this agent may carry it out now (epoch seconds, the agent's clock).
+def verify(
+    envelope: bytes, public_key: Ed25519PublicKey, *, agent: str, now: float, rehearsal: bool = False
+) -> Command:
+    """The command in an envelope, if this agent may carry it out now (epoch seconds, the agent's clock); rehearsal: if it
+    may rehearse it.
 
     Raises LinkError saying which: unsigned, altered, for another agent, or expired.
     """
     signature, payload = envelope[:_SIGNATURE_BYTES], envelope[_SIGNATURE_BYTES:]
     try:
-        public_key.verify(signature, _COMMAND_DOMAIN + payload)
+        public_key.verify(signature, _domain(rehearsal=rehearsal) + payload)
     except InvalidSignature as error:
         if len(envelope) <= _SIGNATURE_BYTES or _is_command(envelope):
             raise LinkError("unsigned command") from error
@@ -109,6 +114,10 @@ def successor(statements: Iterable[bytes], pinned: Ed25519PublicKey) -> Ed25519P
         except (InvalidSignature, ValueError) as error:
             raise LinkError("a statement about the controller's key is not signed with it") from error
     return pinned
+
+
+def _domain(*, rehearsal: bool) -> bytes:
+    return _REHEARSAL_DOMAIN if rehearsal else _COMMAND_DOMAIN
 
 
 def _raw(key: Ed25519PublicKey) -> bytes:

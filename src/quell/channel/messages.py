@@ -5,9 +5,9 @@ Welcome (or Refused, and closes). From then on both sides send when they have so
 
     agent → controller   Observed, until an EventAck names its id; Reported, until an OutcomeAck does; Seen; Isolated;
                          Observations; Evidence, until an EvidenceAck says that it is whole; EvidencePiece, when asked
-                         for; Leaving, last
+                         for; Rehearsed, once for each Rehearse; Leaving, last
     controller → agent   Announced, at most once; Ordered, until an outcome of its command is reported; Pause; Observe;
-                         EvidenceAck
+                         EvidenceAck; Rehearse
 
 Everything after Welcome may be repeated after a lost connection; ids make a repetition harmless (SEMANTICS section 9).
 """
@@ -23,6 +23,7 @@ from msgspec import Struct
 from quell.errors import LinkError
 from quell.model.decision import Outcome
 from quell.model.observation import Observation
+from quell.model.rehearsal import Deed
 from quell.model.sighting import Gone, Sighting
 
 SUBPROTOCOL = "quell.agent.v1"
@@ -70,6 +71,8 @@ class Hello(Struct, frozen=True, kw_only=True, tag="hello", omit_defaults=True):
     host_netns: int | None = None
     #: Of the agent's process, made anew at each start of it; "": it does not say.
     instance: str = ""
+    #: It can be asked for dry runs (Rehearse).
+    rehearses: bool = False
 
 
 class Leaving(Struct, frozen=True, kw_only=True, tag="leaving"):
@@ -168,6 +171,13 @@ class EvidencePiece(Struct, frozen=True, kw_only=True, tag="evidence-piece"):
     data: bytes
 
 
+class Rehearsed(Struct, frozen=True, kw_only=True, tag="rehearsed", omit_defaults=True):
+    """What would become of the command of a Rehearse; nothing was done. Not repeated."""
+
+    outcome: Outcome
+    deeds: tuple[Deed, ...] = ()
+
+
 class Challenge(Struct, frozen=True, kw_only=True, tag="challenge"):
     #: At least 16 random bytes, never used twice.
     nonce: bytes
@@ -208,6 +218,16 @@ class Ordered(Struct, frozen=True, kw_only=True, tag="ordered"):
     envelope: bytes
 
 
+class Rehearse(Struct, frozen=True, kw_only=True, tag="rehearse"):
+    """A command of which the agent shall say what would become of it: everything is looked at, nothing is done.
+
+    The envelope is signed for this and nothing else (quell.channel.envelope): it can never be carried out, nor can an order
+    be rehearsed. Only to agents whose Hello says that they rehearse.
+    """
+
+    envelope: bytes
+
+
 class EventAck(Struct, frozen=True, kw_only=True, tag="event-ack"):
     """These events are on disk with their decisions."""
 
@@ -235,9 +255,31 @@ class Refused(Struct, frozen=True, kw_only=True, tag="refused"):
     reason: str
 
 
-FromAgent = Hello | Proof | Observed | Reported | Seen | Isolated | Observations | Evidence | EvidencePiece | Leaving
+FromAgent = (
+    Hello
+    | Proof
+    | Observed
+    | Reported
+    | Seen
+    | Isolated
+    | Observations
+    | Evidence
+    | EvidencePiece
+    | Rehearsed
+    | Leaving
+)
 FromController = (
-    Challenge | Welcome | Announced | Ordered | Pause | Observe | EventAck | OutcomeAck | EvidenceAck | Refused
+    Challenge
+    | Welcome
+    | Announced
+    | Ordered
+    | Pause
+    | Observe
+    | EventAck
+    | OutcomeAck
+    | EvidenceAck
+    | Rehearse
+    | Refused
 )
 
 _T = TypeVar("_T")

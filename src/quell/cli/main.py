@@ -18,6 +18,7 @@ from quell.cli import (
     deviations,
     doctor,
     documents,
+    dry_run,
     events,
     evidence,
     explain,
@@ -95,6 +96,7 @@ app.command()(documents.delete)
 app.command()(documents.validate)
 app.command()(export.export)
 app.command()(explain.explain)
+app.command()(dry_run.dry_run)
 app.command()(settings.status)
 app.command()(overview.overview)
 app.command()(settings.pause)

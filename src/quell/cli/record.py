@@ -37,9 +37,11 @@ from quell.model.decision import (
     Outcome,
     OutcomeStatus,
     QuarantineHeld,
+    Reason,
     Status,
 )
 from quell.model.explanation import Explanation
+from quell.model.rehearsal import Rehearsal
 from quell.model.subject import NetworkTarget, PodTarget, Process, ProcessTarget, Target
 
 _STYLE: Mapping[str, str] = {
@@ -55,6 +57,8 @@ _STYLE: Mapping[str, str] = {
 _ARROW = (" → ", "dim")
 #: Columns after which a criterion no longer pushes the values of the others to the right.
 _CRITERION = 40
+#: Processes that a dry run's line names.
+_PIDS = 20
 
 
 def print_record(
@@ -81,7 +85,11 @@ def print_record(
         pending = "" if imagined or dry_run else "no outcome yet"
         sections.append(
             _section(
-                "actions", [_action(record, decision, explanation.outcomes, pending) for record in decision.actions]
+                "actions",
+                [
+                    _action(record, decision, explanation.outcomes, pending, explanation.rehearsals)
+                    for record in decision.actions
+                ],
             )
         )
     if explanation.flags:
@@ -202,7 +210,13 @@ def _match(match: Match) -> RenderableType:
     return Group(head, Padding(Group(*evidence), (0, 0, 0, 2)))
 
 
-def _action(record: ActionRecord, decision: Decision, outcomes: Sequence[Outcome], pending: str) -> RenderableType:
+def _action(
+    record: ActionRecord,
+    decision: Decision,
+    outcomes: Sequence[Outcome],
+    pending: str,
+    rehearsals: Sequence[Rehearsal] = (),
+) -> RenderableType:
     head = Text(describe_action(record.action), "bold")
     if record.target is not None:
         head.append(f"  {describe_target(record.target)}", "default")
@@ -219,6 +233,7 @@ def _action(record: ActionRecord, decision: Decision, outcomes: Sequence[Outcome
             course.append_text(Text.assemble(_ARROW, drawn))
         else:
             lines.append(Text.assemble(_ARROW, (outcome.id.rpartition("/")[2], "bold"), " ", drawn))
+    lines += [_rehearsal(each) for each in rehearsals if each.id == record.id]
     if record.repeats:
         lines.append(Text.assemble(("counted on flag ", "dim"), record.repeats))
     if held := _held_by(record, decision):
@@ -226,6 +241,32 @@ def _action(record: ActionRecord, decision: Decision, outcomes: Sequence[Outcome
     if not mine and record.status is Status.GRANTED and pending and not _is_immediate(record):
         course.append_text(Text.assemble(_ARROW, (pending, "dim")))
     return Group(head, Padding(Group(*lines), (0, 0, 0, 2)))
+
+
+#: What a dry run says of an outcome.
+_WOULD: Mapping[str, str] = {
+    OutcomeStatus.DONE: "would be done",
+    OutcomeStatus.REFUSED: "would be refused",
+    OutcomeStatus.GONE: "would find the target gone",
+    OutcomeStatus.FAILED: "would fail",
+    OutcomeStatus.EXPIRED: "nobody looked",
+}
+
+
+def _rehearsal(rehearsal: Rehearsal) -> Text:
+    text = Text.assemble(_ARROW, (_WOULD[rehearsal.would], _STYLE.get(rehearsal.would, "")))
+    if rehearsal.reason not in (None, Reason.EXPIRED, Reason.GONE):
+        text.append(f" ({rehearsal.reason})")
+    if rehearsal.explanation:
+        text.append(f": {rehearsal.explanation}")
+    pids = [str(deed.pid) for deed in rehearsal.deeds if deed.pid is not None and not deed.polite]
+    namespaces = [str(deed.netns) for deed in rehearsal.deeds if deed.netns is not None]
+    reached = [f"pids {', '.join(pids[:_PIDS])}"] if pids else []
+    reached += [f"and {len(pids) - _PIDS} more"] if len(pids) > _PIDS else []
+    reached += [f"network namespaces {', '.join(namespaces)}"] if namespaces else []
+    if reached:
+        text.append(f"  [{' '.join(reached)}]", "dim")
+    return text.append(f"  says {rehearsal.by}", "dim")
 
 
 def _is_immediate(record: ActionRecord) -> bool:

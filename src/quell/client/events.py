@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -77,6 +77,22 @@ class Events:
             f"/v1/events/{quote(event_id, safe='')}",
             params={"near_misses": near_misses or None},
         )
+
+    def dry_run(
+        self,
+        *,
+        event_id: str | None = None,
+        event: Mapping[str, Any] | None = None,
+        now: bool = False,
+        actions: Sequence[Any] | None = None,
+    ) -> Explanation:
+        """What would be done about an event that was taken, or about one in Quell's own form that is not taken.
+
+        now: as if it had happened now. actions: as if the caller asked for these, and no rule did.
+        """
+        given = {"event_id": event_id, "event": event, "now": now, "actions": actions}
+        body = {name: value for name, value in given.items() if value is not None}
+        return self._session.ask(Explanation, "POST", "/v1/dry-runs", json=body)
 
     def rejects(self, limit: int = 50) -> list[dict[str, Any]]:
         return self._session.items(dict[str, Any], "/v1/rejects", limit)

@@ -39,6 +39,7 @@ from quell.controller.own_events import own_event
 from quell.controller.own_flags import keep, told_to
 from quell.controller.past import as_decided
 from quell.controller.pipeline import Pipeline
+from quell.controller.rehearsing import Rehearsals
 from quell.controller.rulebook import Application, Editor, Kept, Key, kind_of
 from quell.controller.simulation import without_history
 from quell.controller.syslog.receivers import Receivers
@@ -178,7 +179,24 @@ class Controller:
             store, self.inventory, settings.guardian, time.time, submit=self.pipeline.submit, teller=self.teller
         )
         self.guardian.use(documents, self.pipeline.index)
-        self.isolation = Isolation(store, self.pipeline, self.inventory, self.chains, time.time, self._submit_own)
+        self.rehearsals = Rehearsals(
+            self.pipeline,
+            self.dispatcher,
+            self.cluster_actions,
+            self.inventory,
+            self.signing_key,
+            self._agents.get,
+            time.time,
+        )
+        self.isolation = Isolation(
+            store,
+            self.pipeline,
+            self.inventory,
+            self.chains,
+            time.time,
+            self._submit_own,
+            self.rehearsals.rehearse,
+        )
         self.evidence = EvidenceKeeper(store)
         self.approvals = Approvals(store, self.pipeline, time.time, self._write_failed)
         self._set_agents()

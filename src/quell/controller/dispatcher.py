@@ -170,6 +170,10 @@ class Dispatcher:
         if self._links.get(agent) is link:
             del self._links[agent]
 
+    def link_of(self, agent: str) -> Link | None:
+        """None: it is not connected."""
+        return self._links.get(agent)
+
     def waiting(self, agent: str | None = None) -> int:
         """How many commands have no recorded outcome yet, of one agent or of all."""
         return sum(len(some) for name, some in self._pending.items() if agent in (None, name))

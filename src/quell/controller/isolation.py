@@ -6,7 +6,7 @@ All of it runs on the event loop's thread. What follows from what is decided in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 import msgspec
 import structlog
@@ -44,6 +44,7 @@ from quell.model.decision import (
 from quell.model.event import Event
 from quell.model.explanation import Explanation, facts
 from quell.model.investigator import read_investigator
+from quell.model.rehearsal import Rehearsal
 from quell.model.subject import Container, NetworkTarget, Pod, Process, Subject
 from quell.response.facts import Phase, Quarantined, Workload
 from quell.response.flags import flags
@@ -168,14 +169,18 @@ class Isolation:
         chains: Chains,
         clock: Clock,
         submit: Callable[[Callable[[], asyncio.Future[None]], str], None],
+        rehearse: Callable[[Event, Decision], Awaitable[tuple[Rehearsal, ...]]],
     ) -> None:
-        """submit: submits an event of Quell's own, whose id is given, again until it is on disk."""
+        """submit: submits an event of Quell's own, whose id is given, again until it is on disk. rehearse: what a decision
+        that is not applied would come to.
+        """
         self._store = store
         self._pipeline = pipeline
         self._inventory = inventory
         self._chains = chains
         self._clock = clock
         self._submit = submit
+        self._rehearse = rehearse
 
     @property
     def _state(self) -> State:
@@ -211,7 +216,8 @@ class Isolation:
             noted = Noted(entry=audit_trail.of_request(actor, record, wanted.comment), time=now)
             await self._pipeline.submit_decided(event, decision, [noted])
         made = () if dry_run else tuple(flags(decision, event))
-        return Explanation(event=facts(event), decision=decision, flags=made)
+        rehearsals = await self._rehearse(event, decision) if dry_run else ()
+        return Explanation(event=facts(event), decision=decision, flags=made, rehearsals=rehearsals)
 
     def _decided(self, event: Event, wanted: Wanted, actor: Actor, now: float) -> tuple[Event, Decision]:
         container = event.subject.container

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from quell.model.decision import Decision, Flag, Outcome
 from quell.model.event import Event
+from quell.model.rehearsal import Rehearsal
 
 
 class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -22,6 +23,8 @@ class Explanation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     decision: Decision
     outcomes: tuple[Outcome, ...] = ()
     flags: tuple[Flag, ...] = ()
+    #: Of a dry run: what each action would come to, as whoever would do it says.
+    rehearsals: tuple[Rehearsal, ...] = ()
 
 
 def facts(event: Event) -> dict[str, Any]:

@@ -90,6 +90,34 @@ class ClusterActions:
         """How many have no recorded outcome yet."""
         return len(self._tasks)
 
+    async def rehearse(self, command: Command) -> Outcome:
+        """What would become of it now; nothing is done, taken or kept."""
+        action, target, api = command.action, command.target, self._api
+        if api is None or not isinstance(action, KillPod) or not isinstance(target, PodTarget):
+            return self._outcome(command, Ended(OutcomeStatus.FAILED, Reason.UNSUPPORTED, "the API cannot do it"))
+
+        async def forget(_found: PodTarget) -> None:
+            return
+
+        kill = Kill(
+            command,
+            target,
+            action,
+            api,
+            self._budgets,
+            self._world,
+            self._clock,
+            self._pace,
+            forget,
+            doubtful=False,
+        )
+        result = await kill.rehearse()
+        if isinstance(result, Ended):
+            return self._outcome(command, result, kill)
+        if result.refusal is not None:
+            return self._outcome(command, Ended(OutcomeStatus.REFUSED, *result.refusal), kill)
+        return self._outcome(command, Ended(OutcomeStatus.EXPIRED, Reason.EXPIRED, result.explanation), kill)
+
     def _take(self, items: Sequence[OutboxItem], *, doubtful: bool) -> None:
         for item in items:
             if item.id in self._tasks:

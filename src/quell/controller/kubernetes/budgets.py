@@ -115,8 +115,11 @@ class Budgets:
         #: By the budget's uid: its resource version, and the uids of pods taken under it.
         self._taken: dict[str, tuple[str, frozenset[str]]] = {}
 
-    def take(self, pod: Pod, budgets: Sequence[Budget]) -> Answer:
-        """Whether every budget allows the pod's end; if so a place in each is taken. Asked again for a pod, the same."""
+    def take(self, pod: Pod, budgets: Sequence[Budget], *, keep: bool = True) -> Answer:
+        """Whether every budget allows the pod's end; if so a place in each is taken. Asked again for a pod, the same.
+
+        keep False: it is only asked, and no place is taken.
+        """
         counting = [each for each in budgets if each.counts(pod)]
         for each in counting:
             if not each.is_counted:
@@ -128,7 +131,7 @@ class Budgets:
             left = each.status.disruptions_allowed - len(others)
             if left <= 0:
                 return Answer(_told(each, len(others)))
-        for each in counting:
+        for each in counting if keep else ():
             taken = self._others(each, pod) | {pod.metadata.uid}
             self._taken.pop(each.metadata.uid, None)
             self._taken[each.metadata.uid] = (each.metadata.resource_version, taken)

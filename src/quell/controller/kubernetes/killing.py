@@ -137,6 +137,24 @@ class Kill:
         except StoreError as error:
             return Again(f"which pod it is cannot be written down: {error}")
 
+    async def rehearse(self) -> Ended | Again:
+        """All of an attempt but its deed: the API is asked for a dry run, and no place of a budget is taken."""
+        try:
+            found = await self._find()
+            if isinstance(found, Ended | Again):
+                return found
+            allowed = await self._allowed(found, keep=False)
+            if allowed is not None:
+                return allowed
+            pod = found.metadata
+            status = await self._api.delete(pod.namespace, pod.name, uid=pod.uid, grace=self._grace, dry_run=True)
+        except Refused as error:
+            return self._answered(error)
+        except NO_ANSWER as error:
+            return Again(_unanswered(error))
+        self.facts |= {"grace": self._grace, "status": status}
+        return Ended(OutcomeStatus.DONE)
+
     async def look(self) -> Ended:
         """After its time, when it may have been sent: only what has become of it. Nothing is deleted any more."""
         expired = Ended(OutcomeStatus.EXPIRED, Reason.EXPIRED)
@@ -214,11 +232,11 @@ class Kill:
             return f"nothing is known of a node {node}: if it is another cluster's, its events have to name that"
         return ""
 
-    async def _allowed(self, pod: Pod) -> Ended | Again | None:
-        """None: no disruption budget is against it."""
+    async def _allowed(self, pod: Pod, *, keep: bool = True) -> Ended | Again | None:
+        """None: no disruption budget is against it. keep: its place is taken."""
         if pod.is_terminating or not self._world.respects_budgets:
             return None
-        answer = self._budgets.take(pod, await self._api.budgets(pod.metadata.namespace))
+        answer = self._budgets.take(pod, await self._api.budgets(pod.metadata.namespace), keep=keep)
         if not answer.against:
             return None
         refusal = Refusal(Reason.DISRUPTION_BUDGET, answer.against)

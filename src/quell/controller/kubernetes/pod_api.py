@@ -79,19 +79,22 @@ class PodApi:
                 return found
             parameters["continue"] = page.metadata.rest
 
-    async def delete(self, namespace: str, name: str, *, uid: str, grace: int) -> int:
-        """Of the pod with this uid and no other. Returns the HTTP status of success; grace: seconds.
+    async def delete(self, namespace: str, name: str, *, uid: str, grace: int, dry_run: bool = False) -> int:
+        """Of the pod with this uid and no other. Returns the HTTP status of success; grace: seconds. dry_run: the API checks
+        all that it would, and deletes nothing.
 
         All options stand in the body: where there is one the API ignores those of the query, a dry run's too. The resource
         version is no condition, since nothing that was looked at changes while the uid stays.
         """
-        options = {
+        options: dict[str, Any] = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "gracePeriodSeconds": grace,
             "propagationPolicy": "Background",
             "preconditions": {"uid": uid},
         }
+        if dry_run:
+            options["dryRun"] = ["All"]
         response = await self._ask("DELETE", _path(namespace, name), content=msgspec.json.encode(options))
         if not response.is_success:
             raise refused("delete", "pods", response)
