@@ -6,6 +6,22 @@ from quell.console.registry import PAGES
 
 #: Of a page, what is shown beside its own address. A page of its own module adds a line here.
 BELOW: dict[str, tuple[str, ...]] = {
+    "deviations": ("/console/deviations?status=any&policy=shop-web",),
+    "policies": (
+        "/console/policies/policy/shop-web",
+        "/console/policies/new",
+        "/console/policies/edit/shop-web",
+        "/console/policies/text/shop-web",
+        "/console/policies/switch/shop-web?mode=enforce",
+        "/console/policies/disable/shop-web",
+        "/console/policies/delete/shop-web",
+        "/console/policies/observed",
+    ),
+    "rulesets": (
+        "/console/rulesets/ruleset/prod-images",
+        "/console/rulesets/text/prod-images",
+        "/console/rulesets/delete/prod-images",
+    ),
     "agents": ("/console/agents/join",),
     "approvals": (
         "/console/approvals/decided",

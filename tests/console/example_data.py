@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tests.console.example_policies import with_policies
 from tests.system.scripted_agent import ScriptedAgent
 
 from quell.model.action import KillProcess
@@ -75,6 +76,7 @@ def filled(admin: httpx.Client, *, seed: int = 7) -> Iterator[None]:
             for number in range(24):
                 _post(admin, _incident(pick, number))
             admin.post("/v1/events/trivy", content=(INPUTS / "trivy" / "image.json").read_bytes()).raise_for_status()
+            with_policies(admin)
             yield
         finally:
             ended.set()

@@ -55,6 +55,10 @@ class Query:
         }
         return "?" + urlencode([(name, value) for name, given in values.items() for value in given if value])
 
+    def sent(self, name: str) -> bool:
+        """Whether it is there, with a value or an empty one."""
+        return name in self._values
+
     def __contains__(self, name: str) -> bool:
         return bool(self.all(name))
 

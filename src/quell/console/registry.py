@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping
 
 from quell.api.services import Services
 from quell.console.page import Page, Parts
-from quell.console.pages import agents, approvals, notifications, overview, quarantine
+from quell.console.pages import agents, approvals, deviations, notifications, overview, policies, quarantine, rulesets
 
 #: The first is where one comes to after the login.
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
     notifications.PAGE,
+    deviations.PAGE,
     quarantine.PAGE,
     approvals.PAGE,
+    policies.PAGE,
+    rulesets.PAGE,
     agents.PAGE,
 )
 

@@ -109,12 +109,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.READ),
     )
     async def deviation(policy: FromPath[str], checksum: FromPath[str]) -> ShownDeviation:
-        for _, each in await kept(controller, Wanted(policies=[policy], checksums=[checksum])):
-            if each.checksum == checksum:
-                return shown(each)
-        raise Refusal(
-            404, f"policy {policy[:253]} has no deviation {checksum[:64]}: it never came, or is no longer kept"
-        )
+        return shown(await deviation_named(controller, policy, checksum))
 
     return [deviations, deviation]
 
@@ -127,6 +122,14 @@ async def kept(
     return await asyncio.to_thread(
         controller.store.read, lambda connection: stored.find(connection, wanted, limit, before)
     )
+
+
+async def deviation_named(controller: Controller, policy: str, checksum: str) -> Repeated:
+    """Refusal 404."""
+    for _, each in await kept(controller, Wanted(policies=[policy], checksums=[checksum])):
+        if each.checksum == checksum:
+            return each
+    raise Refusal(404, f"policy {policy[:253]} has no deviation {checksum[:64]}: it never came, or is no longer kept")
 
 
 def shown(repeated: Repeated) -> ShownDeviation:

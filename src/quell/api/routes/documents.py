@@ -30,7 +30,7 @@ from quell.documents.references import untold
 from quell.documents.write import dump_yaml, to_document
 from quell.errors import DocumentConflict, DocumentError, DocumentForbidden, Problem
 from quell.matching.policies import status as policy_status
-from quell.model.audit import AuditEntry
+from quell.model.audit import Actor, AuditEntry
 from quell.model.policy import Policy
 from quell.model.rule import Webhook
 from quell.storage import audit
@@ -213,7 +213,7 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
     ) -> Response[Change]:
         key = _key(kind, name)
         documents = await _read(request, services.controller, dry_run=dry_run)
-        _only(documents, key)
+        only(documents, key)
         wanted = Application(documents=documents, source=source or "", take_over=take_over, unquarantine=unquarantine)
         done = await refused(
             rulebook.apply(wanted, editor(request), dry_run=dry_run, expect=_expect(request, services.controller, key))
@@ -255,12 +255,17 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
 
 
 async def _read(request: _Call, controller: Controller, *, dry_run: bool) -> Documents:
+    return await read(controller, await request.body(), _caller(request).actor, dry_run=dry_run)
+
+
+async def read(controller: Controller, text: bytes | str, actor: Actor, *, dry_run: bool) -> Documents:
+    """The documents of a text, at least one. DocumentError, of which it is told unless nothing was to be changed."""
     try:
-        documents = await asyncio.to_thread(load_text, await request.body(), "")
+        documents = await asyncio.to_thread(load_text, text, "")
         refuse_nothing(documents)
     except DocumentError as error:
         if not dry_run:
-            controller.happenings.configuring.import_refused(_caller(request).actor, error.problems)
+            controller.happenings.configuring.import_refused(actor, error.problems)
         raise
     return documents
 
@@ -293,7 +298,7 @@ def _expect(request: _Call, controller: Controller, key: Key) -> Callable[[], No
     return check
 
 
-def _only(documents: Documents, key: Key) -> None:
+def only(documents: Documents, key: Key) -> None:
     """DocumentError unless the one document of that kind and name is given."""
     things: tuple[Thing, ...] = (
         *documents.groups,
@@ -330,7 +335,11 @@ def _caller(request: _Call) -> Caller:
 
 
 def editor(request: _Call) -> Editor:
-    caller = _caller(request)
+    return editing(_caller(request))
+
+
+def editing(caller: Caller) -> Editor:
+    """Whoever is asking, as one who changes documents."""
     return Editor(actor=caller.actor, operates=caller.may(Permission.OPERATE))
 
 

@@ -79,7 +79,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             if kind in (None, each.kind) and (text is None or text in each.name)
         ]
         page = page_of(found, limit, cursor, lambda each: f"{each.kind.value}/{each.name}")
-        return Page(items=[_listed(each) for each in page.items], next=page.next)
+        return Page(items=[listed(each) for each in page.items], next=page.next)
 
     @get(
         "/v1/fingerprints/policy",
@@ -98,19 +98,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             str | None, QueryParameter(description="Of the policy; absent: made of what it is for.", min_length=1)
         ] = None,
     ) -> Made:
-        if sum((bool(image), bool(service), cluster is not None)) != 1:
-            raise Refusal(422, "say what the policy is for: image, service or cluster")
-        taken = {key.name for key in controller.rulebook.kept if key.kind == "Policy"}
-        try:
-            if cluster is not None:
-                return _made(of_cluster(cluster, _running(controller), name or "", taken), [])
-            known = controller.guardian.learning.all()
-            kind, words = (Kind.IMAGE, image) if image else (Kind.SERVICE, service)
-            policy = of_workloads(kind, words, known, name or "", taken)
-        except ValueError as error:
-            raise Refusal(404, str(error)) from error
-        used = [each for word in words for each in controller.guardian.learning.named(kind, word)]
-        return _made([policy], used)
+        return made(controller, image, service, cluster, name)
 
     @get(
         "/v1/fingerprints/{kind:str}/{name:path}",
@@ -124,7 +112,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         if found is None or not found.count:
             raise Refusal(404, f"nothing was seen of {kind[:40]} {word[:300]}")
         return ShownFingerprint(
-            **msgspec.structs.asdict(_listed(found)),
+            **msgspec.structs.asdict(listed(found)),
             roots=[_shown(each) for each in found.roots],
             workloads=[msgspec.to_builtins(each) for each in found.workloads],
         )
@@ -132,7 +120,26 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
     return [fingerprints, policy_of_observed, fingerprint]
 
 
-def _listed(found: Fingerprint) -> ListedFingerprint:
+def made(
+    controller: Controller, image: Sequence[str], service: Sequence[str], cluster: str | None, name: str | None
+) -> Made:
+    """A policy for images, services or a cluster; globs. Refusal 404: nothing was seen of it, 422."""
+    if sum((bool(image), bool(service), cluster is not None)) != 1:
+        raise Refusal(422, "say what the policy is for: image, service or cluster")
+    taken = {key.name for key in controller.rulebook.kept if key.kind == "Policy"}
+    try:
+        if cluster is not None:
+            return _documents(of_cluster(cluster, running(controller), name or "", taken), [])
+        known = controller.guardian.learning.all()
+        kind, words = (Kind.IMAGE, image) if image else (Kind.SERVICE, service)
+        policy = of_workloads(kind, words, known, name or "", taken)
+    except ValueError as error:
+        raise Refusal(404, str(error)) from error
+    used = [each for word in words for each in controller.guardian.learning.named(kind, word)]
+    return _documents([policy], used)
+
+
+def listed(found: Fingerprint) -> ListedFingerprint:
     return ListedFingerprint(
         kind=found.kind.value,
         name=found.name,
@@ -151,15 +158,15 @@ def _shown(process: SeenProcess) -> dict[str, Any]:
     return told | ({"children": [_shown(each) for each in process.children]} if process.children else {})
 
 
-def _made(things: Sequence[Thing], used: Sequence[Fingerprint]) -> Made:
+def _documents(things: Sequence[Thing], used: Sequence[Fingerprint]) -> Made:
     distinct = {(each.kind, each.name): each for each in used}
     return Made(
         documents=[to_document(thing) for thing in things],
-        fingerprints=[_listed(each) for each in distinct.values()],
+        fingerprints=[listed(each) for each in distinct.values()],
     )
 
 
-def _running(controller: Controller) -> list[Subject]:
+def running(controller: Controller) -> list[Subject]:
     """Containers that run, and those that were watched before."""
     running = [
         subject_of(known)

@@ -24,10 +24,10 @@ from quell.api.routes.deviations import moment
 from quell.api.routes.documents import DryRun, OfOneVersion, Source, TakeOver, Unquarantine, editor, refused
 from quell.api.services import Services
 from quell.controller.controller import Controller
-from quell.controller.editing import Change
+from quell.controller.editing import Change, Changed
 from quell.controller.policy_changes import plan_enable, plan_merge, plan_mode
 from quell.controller.rule_changes import Options
-from quell.controller.rulebook import Edition, Kept, Key, Plan
+from quell.controller.rulebook import Edition, Editor, Kept, Key, Plan
 from quell.controller.simulation import Difference, differences, switched, with_policy
 from quell.controller.simulation import kept as kept_samples
 from quell.controller.simulation import learned as learned_samples
@@ -125,11 +125,11 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         limit: Limit = 1000,
         cursor: Cursor = None,
     ) -> Response[Page[ShownPolicy]]:
-        show = _showing(controller)
-        rulesets = _rulesets(controller)
+        show = showing(controller)
+        rulesets = rulesets_of(controller)
         found = [
             (policy, kept)
-            for policy, kept in _standing(controller)
+            for policy, kept in standing(controller)
             if type in (None, policy.type)
             and name in (None, policy.name)
             and status in (None, policy_status(policy, rulesets))
@@ -146,7 +146,7 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
     async def options_of_policies() -> PolicyOptions:
         webhooks = [kept.thing for kept in controller.rulebook.kept.values() if isinstance(kept.thing, Webhook)]
         return policy_options(
-            sorted(_rulesets(controller)),
+            sorted(rulesets_of(controller)),
             [
                 WebhookOption(name=each.name, type=each.type.value, enabled=each.enable, default=each.default)
                 for each in webhooks
@@ -155,8 +155,8 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/v1/policies/{name:str}", summary="One policy, by its name", opt=needs(Permission.READ))
     async def policy(name: FromPath[str]) -> Response[ShownPolicy]:
-        found, kept = _one(controller, name)
-        return Response(_showing(controller)(found, kept), headers=etag(kept.revision))
+        found, kept = policy_named(controller, name)
+        return Response(showing(controller)(found, kept), headers=etag(kept.revision))
 
     return [policies, options_of_policies, policy]
 
@@ -261,25 +261,11 @@ def _widening(services: Services) -> list[HTTPRouteHandler]:
         source: Source = None,
         take_over: TakeOver = False,
     ) -> Response[list[Change]]:
-        _one(controller, name)
-        found = await _chosen(controller, name, data)
-        options = Options(source=source or "", take_over=take_over)
-        deviations = [each.deviation for each in found]
-
         def check() -> None:
-            expect(request, _one(controller, name)[1].revision)
+            expect(request, policy_named(controller, name)[1].revision)
 
-        done = await refused(
-            controller.rulebook.change(
-                lambda kept, edition: plan_merge(kept, name, deviations, edition, options),
-                editor(request),
-                dry_run=dry_run,
-                expect=check,
-            )
-        )
-        if not dry_run:
-            keys = [(name, each.checksum) for each in found]
-            controller.guardian.deviations.set_status(keys, Standing.MERGED)
+        options = Options(source=source or "", take_over=take_over)
+        done = await merged(controller, name, data, editor(request), options=options, dry_run=dry_run, expect=check)
         return Response(done.changes, headers=etag(done.revision))
 
     @get(
@@ -302,15 +288,42 @@ def _widening(services: Services) -> list[HTTPRouteHandler]:
             ),
         ] = None,
     ) -> Simulation:
-        policy, _ = _one(controller, name)
+        policy, _ = policy_named(controller, name)
         start = 0.0 if since is None else moment(since)
-        return await _simulated(controller, policy, Mode(mode), start)
+        return await simulated(controller, policy, Mode(mode), start)
 
     return [merge_deviations, simulate]
 
 
-async def _chosen(controller: Controller, name: str, data: Merged) -> list[Repeated]:
-    """Refusal 404, 422."""
+async def merged(
+    controller: Controller,
+    name: str,
+    data: Merged,
+    by: Editor,
+    *,
+    options: Options,
+    dry_run: bool,
+    expect: Callable[[], None],
+) -> Changed:
+    """What was chosen is expected from now on, and marked so. Refusal 403, 404, 409, 422, and what `expect` raises."""
+    policy_named(controller, name)
+    found = await chosen(controller, name, data)
+    deviations = [each.deviation for each in found]
+    done = await refused(
+        controller.rulebook.change(
+            lambda kept, edition: plan_merge(kept, name, deviations, edition, options),
+            by,
+            dry_run=dry_run,
+            expect=expect,
+        )
+    )
+    if not dry_run:
+        controller.guardian.deviations.set_status([(name, each.checksum) for each in found], Standing.MERGED)
+    return done
+
+
+async def chosen(controller: Controller, name: str, data: Merged) -> list[Repeated]:
+    """The deviations that are meant. Refusal 404, 422."""
     if data.all == bool(data.checksums):
         raise Refusal(422, 'say which deviations: "checksums", or "all": true')
     wanted = Wanted(policies=[name], statuses=[Standing.OPEN]) if data.all else Wanted(policies=[name])
@@ -327,7 +340,8 @@ async def _chosen(controller: Controller, name: str, data: Merged) -> list[Repea
     return found
 
 
-async def _simulated(controller: Controller, policy: Policy, mode: Mode, since: float) -> Simulation:
+async def simulated(controller: Controller, policy: Policy, mode: Mode, since: float) -> Simulation:
+    """What it would do in this mode about what was seen since then (epoch seconds), where that differs from now."""
     documents, revision = controller.rulebook.documents, controller.rulebook.revision
     other = switched(policy, mode)
     changed = with_policy(documents, other)
@@ -364,22 +378,22 @@ async def _changed(
     dry_run: bool,
 ) -> Response[Change]:
     """A change of one policy, for its version. Refusal 404, 412."""
-    _one(controller, name)
+    policy_named(controller, name)
 
     def check() -> None:
-        expect(request, _one(controller, name)[1].revision)
+        expect(request, policy_named(controller, name)[1].revision)
 
     done = await refused(controller.rulebook.change(make, editor(request), dry_run=dry_run, expect=check))
     [change] = done.changes
     return Response(change, headers=etag(change.revision))
 
 
-def _standing(controller: Controller) -> list[tuple[Policy, Kept]]:
+def standing(controller: Controller) -> list[tuple[Policy, Kept]]:
     """By name."""
     return [(kept.thing, kept) for kept in controller.rulebook.kept.values() if isinstance(kept.thing, Policy)]
 
 
-def _one(controller: Controller, name: str) -> tuple[Policy, Kept]:
+def policy_named(controller: Controller, name: str) -> tuple[Policy, Kept]:
     """Refusal 404."""
     kept = controller.rulebook.kept.get(Key("Policy", name))
     if kept is None or not isinstance(kept.thing, Policy):
@@ -387,12 +401,14 @@ def _one(controller: Controller, name: str) -> tuple[Policy, Kept]:
     return kept.thing, kept
 
 
-def _rulesets(controller: Controller) -> set[str]:
+def rulesets_of(controller: Controller) -> set[str]:
+    """The names of those that are there."""
     return {key.name for key in controller.rulebook.kept if key.kind == "Ruleset"}
 
 
-def _showing(controller: Controller) -> Callable[[Policy, Kept], ShownPolicy]:
-    held, rulesets = controller.holdings(), _rulesets(controller)
+def showing(controller: Controller) -> Callable[[Policy, Kept], ShownPolicy]:
+    """What shows one policy after the other, as things stand now."""
+    held, rulesets = controller.holdings(), rulesets_of(controller)
     found = controller.guardian.deviations.totals()
     things = [kept.thing for kept in controller.rulebook.kept.values()]
     webhooks = {thing.name: thing for thing in things if isinstance(thing, Webhook)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from litestar import Response, get
@@ -40,25 +41,6 @@ class ShownRuleset(Struct, frozen=True, kw_only=True):
 def routes(services: Services) -> list[HTTPRouteHandler]:
     rulebook = services.controller.rulebook
 
-    def show(ruleset: Ruleset, kept: Kept) -> ShownRuleset:
-        users = [
-            other.thing.name
-            for other in rulebook.kept.values()
-            if isinstance(other.thing, Policy) and ruleset.name in other.thing.rulesets
-        ]
-        return ShownRuleset(
-            name=ruleset.name,
-            type=ruleset.type.value,
-            rules=to_document(ruleset)["spec"]["rules"],
-            policies=users,
-            uid=ruleset.uid or None,
-            revision=kept.revision,
-            source=kept.source or None,
-            created=kept.created or None,
-            changed=kept.changed or None,
-            changed_by=kept.changed_by or None,
-        )
-
     @get(
         "/v1/rulesets",
         summary="The rulesets, by name",
@@ -74,14 +56,46 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
             if isinstance(kept.thing, Ruleset) and name in (None, kept.thing.name)
         ]
         items = page_of(found, limit, cursor, lambda item: item[0].name)
-        page = Page(items=[show(ruleset, kept) for ruleset, kept in items.items], next=items.next)
+        page = Page(
+            items=[shown(ruleset, kept, users_of(rulebook.kept, ruleset.name)) for ruleset, kept in items.items],
+            next=items.next,
+        )
         return Response(page, headers=etag(rulebook.revision))
 
     @get("/v1/rulesets/{name:str}", summary="One ruleset, by its name", opt=needs(Permission.READ))
     async def ruleset(name: FromPath[str]) -> Response[ShownRuleset]:
-        kept = rulebook.kept.get(Key("Ruleset", name))
-        if kept is None or not isinstance(kept.thing, Ruleset):
-            raise Refusal(404, f"there is no ruleset {name[:253]}")
-        return Response(show(kept.thing, kept), headers=etag(kept.revision))
+        found, kept = ruleset_named(rulebook.kept, name)
+        return Response(shown(found, kept, users_of(rulebook.kept, name)), headers=etag(kept.revision))
 
     return [rulesets, ruleset]
+
+
+def ruleset_named(things: Mapping[Key, Kept], name: str) -> tuple[Ruleset, Kept]:
+    """Refusal 404."""
+    kept = things.get(Key("Ruleset", name))
+    if kept is None or not isinstance(kept.thing, Ruleset):
+        raise Refusal(404, f"there is no ruleset {name[:253]}")
+    return kept.thing, kept
+
+
+def users_of(things: Mapping[Key, Kept], name: str) -> list[str]:
+    """The policies that go by a ruleset."""
+    return [
+        kept.thing.name for kept in things.values() if isinstance(kept.thing, Policy) and name in kept.thing.rulesets
+    ]
+
+
+def shown(ruleset: Ruleset, kept: Kept, users: list[str]) -> ShownRuleset:
+    """users: names of the policies that go by it."""
+    return ShownRuleset(
+        name=ruleset.name,
+        type=ruleset.type.value,
+        rules=to_document(ruleset)["spec"]["rules"],
+        policies=users,
+        uid=ruleset.uid or None,
+        revision=kept.revision,
+        source=kept.source or None,
+        created=kept.created or None,
+        changed=kept.changed or None,
+        changed_by=kept.changed_by or None,
+    )

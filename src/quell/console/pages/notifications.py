@@ -121,8 +121,8 @@ async def one(call: Call) -> View:
     event = explanation.event
     values = {
         "event": event,
-        "subject": _flat(event.get("subject", {})),
-        "details": _flat(event.get("details", {})),
+        "subject": flat(event.get("subject", {})),
+        "details": flat(event.get("details", {})),
         "decision": explanation.decision,
         "taken": _taken(explanation),
         "flags": explanation.flags,
@@ -206,12 +206,12 @@ def _parameters(record: ActionRecord) -> dict[str, str]:
     }
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Names with dots and their values: process.name, nc."""
     found: list[tuple[str, str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found += _flat(value, f"{prefix}{name}.")
+            found += flat(value, f"{prefix}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], str):
             found.append((f"{prefix}{name}", ", ".join(map(str, value))))
         elif value not in (None, "", []):
