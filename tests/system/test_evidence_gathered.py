@@ -314,7 +314,7 @@ def test_of_a_group_and_a_tree_the_target_is_told_in_full_and_the_others_by_name
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     wait_for(lambda: bool(children.read_text().split()), what="the child")
     child = int(children.read_text().split()[0])
-    wait_for(lambda: b"599" in Path(f"/proc/{child}/cmdline").read_bytes(), what="its program")
+    wait_for(lambda: Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"sleep"), what="its program")
     time.sleep(2.5 / HZ)
     outcome = place.kill(process.pid, action=action)
     assert outcome.status is OutcomeStatus.DONE, outcome
@@ -359,6 +359,44 @@ def test_what_a_crash_left_before_the_copy_is_taken_up(tmp_path: Path) -> None:
     assert taken.id == "e/0"
     assert "the agent ended" in taken.missing["copy"]
     assert not torn.exists()
+
+
+def test_of_a_process_with_too_much_the_first_is_kept_and_the_rest_counted(
+    place: Place, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.touch()
+    script = """
+import os, resource, sys, time
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+first = os.open(sys.argv[1], os.O_RDONLY)
+kept = [os.dup(first) for _ in range(3000)]
+print("ready", flush=True)
+time.sleep(600)
+"""
+    many = {f"VARIABLE_{n}": "x" * 100 for n in range(900)}
+    process = start(sys.executable, "-c", script, str(held), env=many, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    outcome = place.kill(process.pid)
+    assert outcome.status is OutcomeStatus.DONE
+    gathered = place.gathered()
+    (told,) = gathered.processes
+    assert len(told.files) == 2048
+    assert gathered.missing["files"].endswith("there are, the first 2048 were kept")
+    assert len(told.environment) == 512
+    assert gathered.missing["environment"] == "900 there are, the first 512 were kept"
+    assert "environment: 900 there are" in str(outcome.facts["evidence_missing"])
+
+
+def test_what_cannot_be_cut_is_left(tmp_path: Path) -> None:
+    status = {f"Field{n}": "x" * 4096 for n in range(300)}
+    process = ProcessEvidence(
+        pid=1, start_ticks=1, start_time=1.0, boot_id="b", name="n", ppid=0, pgid=1, sid=1, status=status
+    )
+    read = msgspec.json.decode(fitting(Gathered(id="e/0", time=1.0, seconds=0.1, processes=(process,))), type=Gathered)
+    assert (read.id, read.processes, list(read.missing)) == ("e/0", (), ["everything"])
 
 
 def test_the_longest_lists_are_cut_until_the_facts_fit_into_a_frame() -> None:

@@ -7,6 +7,7 @@ reads fail, so that evidence is never another process's. Each part is read by it
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import socket
 import stat
@@ -25,6 +26,8 @@ from quell.secrets import redact_arguments, redact_environment, redact_text
 #: Most of each that is kept, and characters of one text. What is left out is counted.
 MOST_FILES, MOST_SOCKETS, MOST_MAPPED, MOST_VARIABLES, MOST_ARGUMENTS = 2048, 2048, 512, 512, 256
 LONGEST = 4096
+#: Open files that are looked at: a process may have a million.
+_MOST_LOOKED_AT = 16_384
 #: Bytes read of a command line or an environment; of a list of sockets or of what is mapped.
 _TEXT, _LIST = 256 << 10, 16 << 20
 
@@ -133,7 +136,7 @@ class Reader:
             container_id=place.container_id,
             pod_uid=place.pod_uid,
             status=_status(self._read("status", _TEXT)),
-            cgroups=place.paths,
+            cgroups=tuple(map(_shorten, place.paths)),
             namespaces=self._namespaces(),
         )
 
@@ -174,12 +177,12 @@ class Reader:
         )
 
     def _arguments(self) -> tuple[str, ...]:
-        read = _texts(self._read("cmdline", _TEXT))
+        read = _texts(self._text("arguments", "cmdline"))
         self._cut("arguments", len(read), MOST_ARGUMENTS)
         return tuple(map(_shorten, redact_arguments(read[:MOST_ARGUMENTS])))
 
     def _environment(self) -> dict[str, str]:
-        read = [each.partition("=") for each in _texts(self._read("environ", _TEXT)) if "=" in each]
+        read = [each.partition("=") for each in _texts(self._text("environment", "environ")) if "=" in each]
         self._cut("environment", len(read), MOST_VARIABLES)
         hidden = redact_environment({name: value for name, _, value in read[:MOST_VARIABLES]})
         return {_shorten(name): _shorten(value) for name, value in hidden.items()}
@@ -191,7 +194,10 @@ class Reader:
         folder = os.open("fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
         about = os.open("fdinfo", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
         try:
-            for name in sorted(os.listdir(folder), key=int):  # noqa: PTH208 - of an open folder
+            names = [each.name for each in itertools.islice(os.scandir(folder), _MOST_LOOKED_AT + 1)]
+            if len(names) > _MOST_LOOKED_AT:
+                self.missing["files"] = self.missing["sockets"] = f"more than {_MOST_LOOKED_AT} are open"
+            for name in sorted(names[:_MOST_LOOKED_AT], key=int):
                 try:
                     path = os.readlink(name, dir_fd=folder)
                 except FileNotFoundError:
@@ -254,6 +260,13 @@ class Reader:
                 continue  # none of this kind in this kernel, or not to be seen
         return found
 
+    def _text(self, part: str, name: str) -> bytes:
+        """As _read, of texts that end with a zero."""
+        read = self._read(name, _TEXT)
+        if len(read) == _TEXT:
+            self.missing[part] = f"only the first {_TEXT} bytes were read"
+        return read
+
     def _cut(self, part: str, count: int, most: int) -> None:
         if count > most:
             self.missing[part] = f"{count} there are, the first {most} were kept"
@@ -294,7 +307,7 @@ def _opened(name: str, about: int) -> tuple[str, int | None]:
 
 def _status(text: bytes) -> dict[str, str]:
     lines = (line.partition(":") for line in text.decode(errors="backslashreplace").splitlines())
-    return {name: " ".join(value.split()) for name, _, value in lines if name in _STATUS}
+    return {name: _shorten(" ".join(value.split())) for name, _, value in lines if name in _STATUS}
 
 
 def _socket(protocol: str, fields: list[bytes]) -> OpenSocket | None:

@@ -321,7 +321,11 @@ def spool_name(command_id: str) -> str:
 def fitting(gathered: Gathered) -> bytes:
     """As JSON of MOST_FACTS bytes at most: the longest lists are cut until it is, and that is said."""
     while len(facts := _encode(gathered)) > MOST_FACTS:
-        gathered = _shorter(gathered)
+        shorter = _shorter(gathered)
+        if shorter == gathered:
+            missing = {"everything": f"it does not fit into {MOST_FACTS} bytes"}
+            return _encode(Gathered(id=gathered.id, time=gathered.time, seconds=gathered.seconds, missing=missing))
+        gathered = shorter
     return facts
 
 
