@@ -29,6 +29,15 @@ BELOW: dict[str, tuple[str, ...]] = {
         "/console/approvals/decide/incident-2/0?verdict=approve",
         "/console/approvals/decide/incident-2/0?verdict=deny",
     ),
+    "rules": (
+        "/console/rules?text=nothing-has-this",
+        "/console/rules/8",
+        "/console/rules/8/edit",
+        "/console/rules/8/delete",
+        "/console/rules/8/move",
+        "/console/rules/new?from=incident-0",
+        "/console/rules/restore",
+    ),
     "notifications": (
         "/console/notifications/events",
         "/console/notifications/risk-reports",

@@ -294,6 +294,12 @@ STEPS = (
     Step("rules", "GET", "/v1/rules?limit=1"),
     Step("rule", "GET", "/v1/rules/8"),
     Step("options", "GET", "/v1/rules/options?category=compliance"),
+    Step(
+        "try_rule",
+        "POST",
+        "/v1/rules/trial",
+        {"rule": {"event": "event", "criteria": ["name:*"], "actions": ["suppress-log"]}, "events": 100},
+    ),
     Step("edit_rule", "PATCH", "/v1/rules/8", {"comment": "of the shop", "ttl": "12h"}),
     Step("move_rule", "POST", "/v1/rules/8/move", {"after": 3}),
     Step("disable_rule", "POST", "/v1/rules/8/disable?unquarantine=true"),

@@ -1,4 +1,4 @@
-"""rules list, show, insert, edit, move, enable, disable, delete, restore-defaults and options."""
+"""rules list, show, insert, edit, try, move, enable, disable, delete, restore-defaults and options."""
 
 from __future__ import annotations
 
@@ -113,6 +113,7 @@ def list_(
             "criteria": lambda rule: list(map(_written, rule.rule.get("criteria", ()))),
             "actions": lambda rule: [_word(action) for action in rule.rule["actions"]],
             "status": _status,
+            "matched": lambda rule: rule.matched,
         },
         empty="no rules",
     )
@@ -286,6 +287,55 @@ def edit(
                 return
             changed = done
     _print([changed], output, dry_run=dry_run)
+
+
+@app.command("try")
+def try_(
+    context: typer.Context,
+    rule: Annotated[
+        str | None,
+        typer.Argument(
+            help="A rule that is there: as it is, or as the options change it.", autocompletion=completion.rules
+        ),
+    ] = None,
+    *,
+    event: Event = None,
+    group: Group = None,
+    criterion: Criteria = None,
+    action: Actions = None,
+    webhook: Endpoints = None,
+    events: Annotated[
+        int, typer.Option("--events", min=1, max=10_000, help="How many of the newest to look at.")
+    ] = 1000,
+    output: Output = Format.TABLE,
+) -> None:
+    """Which of the last events a rule would have matched. Nothing is changed, and nothing is done."""
+    from quell.cli.rule_words import given
+
+    fields = given(criterion, action, webhook, event=event, group=group)
+    if rule is None and ("event" not in fields or "actions" not in fields):
+        raise typer.BadParameter("name a rule, or say one with --event and at least one --action")
+    with connect(context) as client:
+        found = None if rule is None else _found(client, rule)
+        told = client.rules.trial(fields, of=None if found is None else found.id, events=events)
+    if output is not Format.TABLE:
+        print_data(told, output)
+        return
+    for warning in told.warnings:
+        print(f"warning: {visible(warning)}", file=sys.stderr)
+    print(f"{told.matched} of the last {told.looked_at} events would have matched")
+    if told.latest:
+        print_rows(
+            told.latest,
+            output,
+            {
+                "received": lambda met: clock(met.received),
+                "level": lambda met: met.level.value,
+                "event": lambda met: met.name,
+                "id": lambda met: met.id,
+            },
+            empty="",
+        )
 
 
 @app.command()

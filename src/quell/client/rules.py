@@ -8,6 +8,8 @@ from msgspec import Struct
 from quell.client.documents import Change
 from quell.client.session import Session, if_match
 from quell.documents.options import RuleOptions
+from quell.model.event import Level
+from quell.model.subject import Subject
 
 
 class ListedRule(Struct, frozen=True, kw_only=True):
@@ -28,11 +30,37 @@ class ListedRule(Struct, frozen=True, kw_only=True):
     rule: dict[str, Any]
     #: Keys of the quarantines that it holds.
     quarantines: list[str] = []
+    #: Of the newest answered events (a thousand at most), those that it matched.
+    matched: int = 0
     revision: int
     source: str | None = None
     created: float | None = None
     changed: float | None = None
     changed_by: str | None = None
+
+
+class MetEvent(Struct, frozen=True, kw_only=True):
+    """received: epoch seconds."""
+
+    id: str
+    received: float
+    name: str
+    level: Level
+    subject: Subject
+
+
+class Trial(Struct, frozen=True, kw_only=True):
+    """What a rule comes to."""
+
+    #: What is doubtful about it, with its place in front where it has one.
+    warnings: list[str]
+    #: The newest events, and those of them that it matches.
+    looked_at: int
+    matched: int
+    #: When the oldest of them was received, epoch seconds; None: there is none.
+    since: float | None
+    #: Newest first, the first ten.
+    latest: list[MetEvent]
 
 
 class Rules:
@@ -67,6 +95,13 @@ class Rules:
         """What can be written in a rule. timeout: seconds, in place of the client's."""
         more = {} if timeout is None else {"timeout": timeout}
         return self._session.ask(RuleOptions, "GET", "/v1/rules/options", params={"category": category}, **more)
+
+    def trial(self, fields: dict[str, Any], *, of: int | str | None = None, events: int | None = None) -> Trial:
+        """Which of the last events it would match; nothing changes. of: the rule that these fields would change."""
+        asked = {"rule": fields, "of": None if of is None else str(of)}
+        return self._session.ask(
+            Trial, "POST", "/v1/rules/trial", json=asked if events is None else {**asked, "events": events}
+        )
 
     def insert(
         self,

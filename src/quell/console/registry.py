@@ -6,12 +6,23 @@ from collections.abc import Callable, Mapping
 
 from quell.api.services import Services
 from quell.console.page import Page, Parts
-from quell.console.pages import agents, approvals, deviations, notifications, overview, policies, quarantine, rulesets
+from quell.console.pages import (
+    agents,
+    approvals,
+    deviations,
+    notifications,
+    overview,
+    policies,
+    quarantine,
+    rules,
+    rulesets,
+)
 
 #: The first is where one comes to after the login.
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
     notifications.PAGE,
+    rules.PAGE,
     deviations.PAGE,
     quarantine.PAGE,
     approvals.PAGE,

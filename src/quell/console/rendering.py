@@ -170,6 +170,7 @@ def environment() -> jinja2.Environment:
     made.filters |= {
         "about": words.about,
         "ago": words.ago,
+        "breaks": words.breaks,
         "clock": words.clock,
         "consequence": targets.consequence,
         "count": words.count,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
+from markupsafe import Markup, escape
+
 from quell.model.subject import Subject
 
 
@@ -76,3 +78,11 @@ def count(number: float) -> str:
 def plural(number: float, one: str, several: str = "") -> str:
     """1 event, 2 events."""
     return f"{count(number)} {one if number == 1 else several or one + 's'}"
+
+
+def breaks(text: str) -> Markup:
+    """A long word that may go on in the next line behind its dots, colons and slashes."""
+    told = escape(text)
+    for sign in (".", ":", "/"):
+        told = told.replace(sign, Markup(f"{sign}<wbr>"))  # noqa: S704 - one of these signs
+    return told

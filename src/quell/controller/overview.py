@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections import Counter
 from enum import StrEnum
+from itertools import islice
 
 from msgspec import Struct
 
@@ -59,6 +60,19 @@ class Busy(Struct, frozen=True, kw_only=True):
     matched: int
 
 
+class Matches(Struct, frozen=True):
+    """How many of the newest answered events each rule and policy matched."""
+
+    #: By ref, such as rule/8 or policy/NAME; most first.
+    counts: dict[str, int]
+    names: dict[str, str]
+    #: Events that were looked at.
+    of_events: int
+
+    def of(self, ref: str) -> int:
+        return self.counts.get(ref, 0)
+
+
 class Overview(Struct, frozen=True, kw_only=True):
     """Times in epoch seconds."""
 
@@ -92,8 +106,8 @@ class Overviews:
         self._mark = Mark()
         self._events: dict[int, tuple[int, int]] = {}
         self._outcomes: dict[int, Counter[str]] = {}
-        self._rules: tuple[list[Busy], int] = ([], 0)
-        self._rules_at = float("-inf")
+        self._matches = Matches({}, {}, 0)
+        self._matches_at = float("-inf")
 
     def overview(self, span: Span) -> Overview:
         """StoreError."""
@@ -101,9 +115,7 @@ class Overviews:
         with self._turn:
             self._count(now)
             bars = self._bars(span, now)
-            if now - self._rules_at >= _RULES_FOR:
-                self._rules, self._rules_at = controller.store.read(_busiest), now
-            rules, looked_at = self._rules
+            matches = self._matched(now)
         priorities = controller.traces.counts()
         enrolled, connected = controller.agent_count()
         return Overview(
@@ -111,8 +123,11 @@ class Overviews:
             span=span.value,
             step=span.step,
             bars=bars,
-            rules=rules,
-            rules_of=looked_at,
+            rules=[
+                Busy(ref=ref, name=matches.names[ref], matched=count)
+                for ref, count in islice(matches.counts.items(), _RULES)
+            ],
+            rules_of=matches.of_events,
             written=controller.store.statistics().events,
             quarantined=len(controller.state.quarantines),
             approvals=len(controller.state.held),
@@ -123,6 +138,16 @@ class Overviews:
             | {"suppressed": priorities.get(None, 0)},
             paused=controller.settings.safety.paused,
         )
+
+    def matches(self) -> Matches:
+        """StoreError."""
+        with self._turn:
+            return self._matched(self._clock())
+
+    def _matched(self, now: float) -> Matches:
+        if now - self._matches_at >= _RULES_FOR:
+            self._matches, self._matches_at = self._controller.store.read(_counted), now
+        return self._matches
 
     def _count(self, now: float) -> None:
         """Adds what came since the last look, and lets go of what is a day old."""
@@ -160,7 +185,7 @@ class Overviews:
         return bars
 
 
-def _busiest(connection: sqlite3.Connection) -> tuple[list[Busy], int]:
+def _counted(connection: sqlite3.Connection) -> Matches:
     found = journal.recent(connection, _SAMPLE, None, decided=True)
     names: dict[str, str] = {}
     matched: Counter[str] = Counter()
@@ -168,4 +193,4 @@ def _busiest(connection: sqlite3.Connection) -> tuple[list[Busy], int]:
         for match in stored.decision.matches:
             names.setdefault(match.ref, match.name)
             matched[match.ref] += 1
-    return [Busy(ref=ref, name=names[ref], matched=count) for ref, count in matched.most_common(_RULES)], len(found)
+    return Matches(dict(matched.most_common()), names, len(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -14,39 +14,19 @@ from msgspec import Struct
 
 from quell.api.etag import etag, expect
 from quell.api.pages import Cursor, Limit, Page, page_of
-from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.routes.documents import DryRun, OfOneVersion, Source, TakeOver, Unquarantine, editor, refused
+from quell.api.rule_list import ShownRule, Standing, category_and_kind, keeping, number_of, showing, standing
+from quell.api.rule_list import options as options_of
+from quell.api.rule_trial import Trial, tried
 from quell.api.services import Services
-from quell.catalogue.forms import is_glob
-from quell.catalogue.names import resolve
-from quell.catalogue.table import is_broad
 from quell.controller.controller import Controller
 from quell.controller.editing import Change
-from quell.controller.rule_changes import (
-    Options,
-    plan_edit,
-    plan_insert,
-    plan_move,
-    plan_restore,
-    plan_switch,
-    shipped,
-    spec_of,
-)
+from quell.controller.rule_changes import Options, plan_edit, plan_insert, plan_move, plan_restore, plan_switch
 from quell.controller.rulebook import Edition, Kept, Key, Plan, plan_delete, rule_of
-from quell.documents.options import (
-    DynamicName,
-    GroupOption,
-    RuleOptions,
-    WebhookOption,
-    rule_options,
-)
-from quell.documents.references import untold
-from quell.documents.rule import category_of
+from quell.documents.options import RuleOptions
 from quell.documents.single import read_rule
 from quell.errors import DocumentError, NoSuchRule, Problem
-from quell.model.event import Category
-from quell.model.rule import Mode, Rule, Webhook
 
 _Call = Request[Any, Any, Any]
 
@@ -67,33 +47,17 @@ class Inserted(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     after: After | None = None
 
 
+class Tried(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """of: the rule, by its id or its name, that these fields would change; null: they are a new one."""
+
+    rule: Fields
+    of: Annotated[str, msgspec.Meta(min_length=1, max_length=253)] | None = None
+    #: So many of the newest events are looked at.
+    events: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
+
+
 class Moved(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     after: After | None = None
-
-
-class ShownRule(Struct, frozen=True, kw_only=True):
-    """A rule in force, and where it stands."""
-
-    id: int
-    name: str
-    #: Among all rules, from 1 on.
-    place: int
-    enabled: bool
-    #: Disabled, Auditing or Enforcing.
-    status: str
-    #: Why it does less than it says.
-    notes: list[str]
-    #: Among the default rules: shipped, enabled or edited; null: it is none.
-    default: str | None
-    #: What it says: the fields of a document's spec, with id and name.
-    rule: dict[str, Any]
-    #: Keys of the quarantines that it holds.
-    quarantines: list[str]
-    revision: int
-    source: str | None
-    created: float | None
-    changed: float | None
-    changed_by: str | None
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
@@ -122,11 +86,11 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         limit: Limit = 1000,
         cursor: Cursor = None,
     ) -> Response[Page[ShownRule]]:
-        keep = _filter(category, group, name, text, enabled=enabled)
-        found = [item for item in _standing(controller) if keep(item[1])]
+        keep = keeping(category, group, name, text, enabled=enabled)
+        found = [each for each in standing(controller) if keep(each.rule)]
         shown = page_of(found, limit, cursor, _cursor)
-        show = _showing(controller)
-        page = Page(items=[show(place, rule, kept) for place, rule, kept in shown.items], next=shown.next)
+        show = await showing(services)
+        page = Page(items=[show(each) for each in shown.items], next=shown.next)
         return Response(page, headers=etag(controller.rulebook.revision))
 
     @get(
@@ -137,17 +101,28 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
     async def options(
         category: Annotated[str | None, QueryParameter(description="Only this category.")] = None,
     ) -> RuleOptions:
-        return _options(controller, None if category is None else _category(category)[0])
+        return options_of(controller, None if category is None else category_and_kind(category)[0])
 
     @get("/v1/rules/{id:str}", summary="One rule, by its id or its name", opt=needs(Permission.READ))
     async def rule(id: FromPath[str]) -> Response[ShownRule]:  # noqa: A002 - the word of the path
-        number = _number(controller, id)
-        for place, found, kept in _standing(controller):
-            if found.id == number:
-                return Response(_showing(controller)(place, found, kept), headers=etag(kept.revision))
+        number = number_of(controller, id)
+        for each in standing(controller):
+            if each.rule.id == number:
+                return Response((await showing(services))(each), headers=etag(each.kept.revision))
         raise NoSuchRule(number)
 
-    return [rules, options, rule]
+    @post(
+        "/v1/rules/trial",
+        status_code=200,
+        summary="Try a rule on the last events, and change nothing",
+        description="Says what is doubtful about it, as inserting it would, and which of the newest events it matches.",
+        opt=needs(Permission.READ),
+    )
+    async def try_rule(request: _Call, data: JSONBody[Tried]) -> Trial:
+        number = None if data.of is None else number_of(controller, data.of)
+        return await tried(services, editor(request), data.rule, of=number, events=data.events)
+
+    return [rules, options, rule, try_rule]
 
 
 def _changing(services: Services) -> list[HTTPRouteHandler]:
@@ -334,7 +309,7 @@ async def _one(
     dry_run: bool,
 ) -> Response[Change]:
     """A change of one rule, for its version. Refusal, NoSuchRule."""
-    number = _number(controller, word)
+    number = number_of(controller, word)
 
     def check() -> None:
         kept = controller.rulebook.kept
@@ -349,16 +324,6 @@ async def _one(
     return Response(change, headers=etag(change.revision))
 
 
-def _number(controller: Controller, word: str) -> int:
-    """The id of the rule that a path names by it or by its name. Refusal 404."""
-    if word.isascii() and word.isdigit() and len(word) <= 10:
-        return int(word)
-    kept = controller.rulebook.kept.get(Key("ResponseRule", word))
-    if kept is None or not isinstance(kept.thing, Rule):
-        raise Refusal(404, f"there is no rule {word[:253]}")
-    return kept.thing.id
-
-
 def _given(data: Inserted) -> list[tuple[dict[str, Any], str]]:
     """The rules of a request, each with where it stands in it. DocumentError."""
     if (data.rule is None) == (data.rules is None):
@@ -371,120 +336,5 @@ def _given(data: Inserted) -> list[tuple[dict[str, Any], str]]:
     return [(fields, f"rules[{index}]") for index, fields in enumerate(data.rules)]
 
 
-def _standing(controller: Controller) -> list[tuple[int, Rule, Kept]]:
-    """All rules as they stand, with their places."""
-    found = [(kept.thing, kept) for kept in controller.rulebook.kept.values() if isinstance(kept.thing, Rule)]
-    return [(place, rule, kept) for place, (rule, kept) in enumerate(found, start=1)]
-
-
-def _cursor(item: tuple[int, Rule, Kept]) -> str:
-    _, rule, kept = item
-    return f"{kept.position + 2**62:020}/{rule.id:010}"
-
-
-def _filter(
-    category: str | None, group: str | None, name: str | None, text: str | None, *, enabled: bool | None
-) -> Callable[[Rule], bool]:
-    wanted, kind = (None, None) if category is None else _category(category)
-    sought = None if text is None else text.casefold()
-
-    def keep(rule: Rule) -> bool:
-        return (
-            (wanted is None or rule.category is wanted)
-            and (kind is None or rule.kind is kind)
-            and (group is None or rule.group == group)
-            and (name is None or rule.name == name)
-            and (enabled is None or rule.disabled is not enabled)
-            and (sought is None or sought in _text(rule))
-        )
-
-    return keep
-
-
-def _text(rule: Rule) -> str:
-    """All that a rule says, without case."""
-    return msgspec.json.encode(spec_of(rule)).decode().casefold()
-
-
-def _category(word: str) -> tuple[Category, Any]:
-    found = category_of(word)
-    if found is None:
-        there = ", ".join(Category)
-        problem = Problem(file="", path="query.category", message=f"no category {word}", expected=there, got=word)
-        raise Refusal(400, f'no category "{word}": there are {there}', problems=[problem])
-    return found
-
-
-def _showing(controller: Controller) -> Callable[[int, Rule, Kept], ShownRule]:
-    held = controller.holdings()
-    things = [kept.thing for kept in controller.rulebook.kept.values()]
-    webhooks = {thing.name: thing for thing in things if isinstance(thing, Webhook)}
-
-    def show(place: int, rule: Rule, kept: Kept) -> ShownRule:
-        status, notes = _status(rule, webhooks)
-        return ShownRule(
-            id=rule.id,
-            name=rule.name,
-            place=place,
-            enabled=not rule.disabled,
-            status=status,
-            notes=notes,
-            default=shipped(rule) or None,
-            rule=spec_of(rule),
-            quarantines=held.get(f"rule/{rule.id}", []),
-            revision=kept.revision,
-            source=kept.source or None,
-            created=kept.created or None,
-            changed=kept.changed or None,
-            changed_by=kept.changed_by or None,
-        )
-
-    return show
-
-
-def _status(rule: Rule, webhooks: Mapping[str, Webhook]) -> tuple[str, list[str]]:
-    """The words of policies' status, and why a rule does less than it says."""
-    notes = []
-    if is_broad(rule):
-        notes.append("it would act on everything: it runs in audit until allow_broad: true says that this is meant")
-    if told := untold(rule, webhooks):
-        notes.append(told)
-    if rule.disabled:
-        return "Disabled", notes
-    return ("Auditing" if rule.mode is Mode.AUDIT or is_broad(rule) else "Enforcing"), notes
-
-
-def _options(controller: Controller, category: Category | None) -> RuleOptions:
-    kept = [each.thing for each in controller.rulebook.kept.values()]
-    return rule_options(
-        _dynamic(controller, [thing for thing in kept if isinstance(thing, Rule)]),
-        [
-            GroupOption(name=group.name, kind=group.kind, comment=group.comment)
-            for group in controller.inventory.groups()
-        ],
-        [
-            WebhookOption(name=thing.name, type=thing.type.value, enabled=thing.enable, default=thing.default)
-            for thing in kept
-            if isinstance(thing, Webhook)
-        ],
-        tuple(Category) if category is None else (category,),
-    )
-
-
-def _dynamic(controller: Controller, rules: Iterable[Rule]) -> Mapping[Category, list[DynamicName]]:
-    """Names that are in no catalogue: those seen, newest first, and those that rules in force name."""
-    found = {
-        category: {
-            seen.name: DynamicName(name=seen.name, origin="seen", kind=seen.kind, source=seen.source, seen=seen.seen)
-            for seen in controller.names.of(category)
-        }
-        for category in Category
-    }
-    for rule in rules:
-        for criterion in rule.criteria:
-            if criterion.type != "name":
-                continue
-            for value in criterion.values:
-                if resolve(value) is None and not is_glob(value):
-                    found[rule.category].setdefault(value, DynamicName(name=value, origin="rule"))
-    return {category: list(names.values()) for category, names in found.items()}
+def _cursor(each: Standing) -> str:
+    return f"{each.kept.position + 2**62:020}/{each.rule.id:010}"
