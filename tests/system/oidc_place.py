@@ -42,12 +42,12 @@ def _is_there() -> bool:
     if node is None or not (PLACE / "node_modules").is_dir():
         return False
     version = subprocess.run([node, "--version"], check=False, capture_output=True, text=True).stdout
-    return int(version.removeprefix("v").partition(".")[0] or 0) >= 20
+    return int(version.removeprefix("v").partition(".")[0] or 0) >= 18
 
 
 needs_provider = pytest.mark.skipif(
     not _is_there(),
-    reason="needs Node.js 20 and what deploy/setup.sh test installs for the provider of logins",
+    reason="needs Node.js 18 and what deploy/setup.sh test installs for the provider of logins",
 )
 
 
