@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.system.running import wait_for
 
 from quell.channel.messages import Evidence, EvidenceAck, EvidencePiece, Hello
 from quell.controller.evidence import EvidenceKeeper
@@ -194,3 +195,17 @@ def test_it_goes_with_its_event(store: Store) -> None:
     assert store.submit(lambda connection: evidence.trim(connection, most=1 << 30, oldest=received, rows=10)).result(30)
     assert keeper.of_event("e1") == []
     assert store.read(evidence.bytes_of) == 0
+
+
+def test_the_store_forgets_it_once_its_event_is_too_old(tmp_path: Path) -> None:
+    with Store.open(tmp_path / "quell.db") as store:
+        journal(store, "e1")
+        send(EvidenceKeeper(store), gathered("e1"), CONTENT)
+    later = time.time() + 5000
+    retention = Retention(max_age=3600)
+    with Store.open(tmp_path / "quell.db", retention=retention, clock=lambda: later) as store:
+        wait_for(lambda: store.event("e1") is None, what="the event's end")
+    # What follows from events is looked at now and then, and at each start.
+    with Store.open(tmp_path / "quell.db", retention=retention, clock=lambda: later) as store:
+        wait_for(lambda: not EvidenceKeeper(store).of_event("e1"), 90, what="the evidence's end")
+        assert store.read(evidence.bytes_of) == 0
