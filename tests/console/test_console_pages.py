@@ -1,4 +1,4 @@
-"""Every page of the registry in a real browser: it is drawn without a complaint, and can be used by everybody."""
+"""Every page of the registry in a real browser: it is drawn without a complaint, stands still, and everybody can use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.console.addresses import addresses
 from tests.console.complaints import Complaints
 
-from quell.console.registry import PAGES
+from quell.console.registry import LIVE, PAGES
 
 pytestmark = pytest.mark.slow
 
@@ -29,19 +29,38 @@ def findings(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("colours", "width"), LOOKS)
 @pytest.mark.parametrize("address", addresses())
-def test_a_page_has_no_serious_finding_of_axe(
-    logged_in: Callable[[str], Page], address: str, colours: str, width: int
-) -> None:
+def test_a_page_has_no_serious_finding_of_axe(logged_in: Callable[[str], Page], address: str) -> None:
     page = logged_in("admin")
-    page.emulate_media(color_scheme="dark" if colours == "dark" else "light")
-    page.set_viewport_size({"width": width, "height": 860})
-    page.goto(address)
-    expect(page.locator("main h1").first).to_be_visible()
-    assert findings(page) == []
-    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wide <= 0, "the page is wider than the window"
+    for colours, width in LOOKS:
+        page.emulate_media(color_scheme="dark" if colours == "dark" else "light")
+        page.set_viewport_size({"width": width, "height": 860})
+        page.goto(address)
+        expect(page.locator("main h1").first).to_be_visible()
+        assert findings(page) == [], (colours, width)
+        wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"the page is wider than the window of {width}"
+
+
+def test_nothing_jumps_on_a_page(logged_in: Callable[[str], Page], admin: httpx.Client) -> None:
+    """While it loads, and while what is live on it changes. The browser's own measure: 0.1 is where it is felt."""
+    page = logged_in("admin")
+    page.add_init_script(
+        """window.shifted = 0;
+        new PerformanceObserver((seen) => {
+          for (const one of seen.getEntries()) if (!one.hadRecentInput) window.shifted += one.value;
+        }).observe({type: "layout-shift", buffered: true});"""
+    )
+    found = {}
+    for one in PAGES:
+        page.goto(one.address)
+        expect(page.locator("main h1").first).to_be_visible()
+        if one.name in LIVE:
+            for number in range(3):
+                admin.post("/v1/events", json={"name": f"Jump.{number}", "category": "event"}).raise_for_status()
+                page.wait_for_timeout(1100)  # it is drawn once a second
+        found[one.name] = page.evaluate("window.shifted")
+    assert {name: shift for name, shift in found.items() if shift > 0.02} == {}
 
 
 @pytest.mark.parametrize("address", addresses())
