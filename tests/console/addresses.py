@@ -29,6 +29,14 @@ BELOW: dict[str, tuple[str, ...]] = {
         "/console/approvals/decide/incident-2/0?verdict=approve",
         "/console/approvals/decide/incident-2/0?verdict=deny",
     ),
+    "groups": (
+        "/console/groups?kind=defined&text=nothing-has-this",
+        "/console/groups/of/containers",
+        "/console/groups/of/shop",
+        "/console/groups/new",
+        "/console/groups/edit/shop",
+        "/console/groups/delete/shop",
+    ),
     "rules": (
         "/console/rules?text=nothing-has-this",
         "/console/rules/8",

@@ -44,6 +44,16 @@ apiVersion: quell.dev/v1
 kind: ResponseRule
 metadata: {name: critical-images}
 spec: {event: cve-report, criteria: ["cve-high:>2"], actions: [{makeOpsFlag: {severity: high}}]}
+---
+apiVersion: quell.dev/v1
+kind: Group
+metadata: {name: shop}
+spec: {comment: What customers use, criteria: [{key: namespace, op: "=", value: shop}, {key: container, op: "!=", value: search}]}
+---
+apiVersion: quell.dev/v1
+kind: ResponseRule
+metadata: {name: packages-in-the-shop}
+spec: {event: event, group: shop, criteria: ["name:Container.Package.Updated"], actions: [{makeOpsFlag: {severity: low}}], disable: true, comment: To be enabled once images are built weekly}
 """
 #: Name, level, process, workload, image, and what the detector says.
 _INCIDENTS = (

@@ -392,6 +392,12 @@ async def _ask(call: Call, what: str) -> View:
     return View(template="pages/rules_ask.html", values=values)
 
 
+def held_by(services: Services, holders: list[str]) -> list[Listed]:
+    """The quarantines of these holders, each once."""
+    held = services.controller.holdings()
+    return _held(services, list(dict.fromkeys(key for holder in holders for key in held.get(holder, ()))))
+
+
 def _held(services: Services, keys: list[str]) -> list[Listed]:
     found = (services.controller.isolation.one(key) for key in keys)
     return [each for each in found if each is not None]
