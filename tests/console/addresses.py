@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from tests.console.example_policies import NIGHT
+
 from quell.console.registry import PAGES
 
 #: Of a page, what is shown beside its own address. A page of its own module adds a line here.
 BELOW: dict[str, tuple[str, ...]] = {
     "deviations": ("/console/deviations?status=any&policy=shop-web",),
+    "flags": (
+        "/console/flags/night-0/0",
+        "/console/flags/acknowledge?id=night-0/0&id=night-1/0",
+        "/console/flags?text=nothing-has-this",
+    ),
+    "traces": (
+        "/console/traces?status=any&suppressed=1&order=newest",
+        f"/console/traces/{NIGHT}",
+        f"/console/traces/{NIGHT}/suppress",
+        f"/console/traces/{NIGHT}/close",
+    ),
     "policies": (
         "/console/policies/policy/shop-web",
         "/console/policies/new",

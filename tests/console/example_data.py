@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from tests.console.example_policies import with_policies
+from tests.console.example_policies import with_a_night, with_policies
 from tests.system.scripted_agent import ScriptedAgent
 
 from quell.model.action import KillProcess
@@ -87,6 +87,7 @@ def filled(admin: httpx.Client, *, seed: int = 7) -> Iterator[None]:
                 _post(admin, _incident(pick, number))
             admin.post("/v1/events/trivy", content=(INPUTS / "trivy" / "image.json").read_bytes()).raise_for_status()
             with_policies(admin)
+            with_a_night(admin)
             yield
         finally:
             ended.set()

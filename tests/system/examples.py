@@ -247,6 +247,7 @@ STEPS = (
     Step("unacknowledge_flags", "POST", "/v1/flags/unacknowledge", {"ids": ["detector-7-4711/0"]}),
     Step("list_traces", "GET", "/v1/traces"),
     Step("trace", "GET", TRACE),
+    Step("policy_of_trace", "GET", f"{TRACE}/policy"),
     Step("close_trace", "POST", f"{TRACE}/close", {"note": "a test of ours"}),
     Step("reopen_trace", "POST", f"{TRACE}/reopen", {}),
     Step(

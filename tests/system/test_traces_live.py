@@ -204,6 +204,43 @@ def test_a_policy_hides_a_trace_until_a_flag_outside_joins_it(admin: httpx.Clien
     wait_for(lambda: len(listed(admin)) == 1, what="the policy's end")
 
 
+def test_a_policy_is_made_of_a_trace(admin: httpx.Client, quell: Callable[..., Ran]) -> None:
+    post(admin, event("e1", 50), event("e2", 50, boot="b2"))
+    [other, trace] = listed(admin)
+    made = admin.get(f"/v1/traces/{trace['id']}/policy").raise_for_status().json()
+    assert made["hides"] == [trace["id"]]
+    assert made["document"]["spec"]["machineSelector"] == {"matchFields": {"hostname": "node-b1"}}
+    assert len(listed(admin)) == 2
+    printed = quell("traces", "suppress", trace["id"], "--name", "known").stdout
+    assert printed.startswith("# hides 1 open trace\napiVersion: quell.dev/v1\nkind: Policy\n")
+    assert "name: known" in printed
+    applied = quell("traces", "suppress", trace["id"], "--name", "known", "--apply").stdout
+    assert applied == "Policy known created; it hides 1 open trace\n"
+    wait_for(lambda: [one["id"] for one in listed(admin)] == [other["id"]], what="the policy")
+    assert admin.get("/v1/traces/0/policy").status_code == 404
+
+
+def test_the_highest_score_comes_first_page_after_page(admin: httpx.Client, quell: Callable[..., Ran]) -> None:
+    post(admin, *(event(f"a{n}", 50, boot=f"a{n}") for n in range(3)))
+    post(admin, event("b", 30, "Unusual.Shell", boot="b"))
+    post(admin, *(event(f"c{n}", 50, boot="c") for n in range(2)))
+    whole = [one["trigger"] for one in listed(admin, order="score")]
+    assert whole == ["c0/0", "a2/0", "a1/0", "a0/0", "b/0"]
+    seen, cursor = [], None
+    while True:
+        page = admin.get("/v1/traces", params={"order": "score", "limit": 2, **({"cursor": cursor} if cursor else {})})
+        seen += [one["trigger"] for one in page.json()["items"]]
+        cursor = page.json()["next"]
+        if cursor is None:
+            break
+    assert seen == whole
+    assert [one["trigger"] for one in listed(admin, order="score", status="closed")] == []
+    table = quell("traces", "list", "--by-score").stdout.splitlines()
+    assert "node-c" in table[1]
+    assert "node-b" in table[-1]
+    assert quell("traces", "list", "--by-score", "--oldest-first").returncode == 2
+
+
 def test_a_trace_is_closed_and_opened_again_by_people(
     admin: httpx.Client, server: Live, quell: Callable[..., Ran]
 ) -> None:

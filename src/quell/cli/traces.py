@@ -1,4 +1,4 @@
-"""traces list, show, close and reopen."""
+"""traces list, show, close, reopen and suppress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from quell.cli.connection import connect
 from quell.cli.filters import Filters, moment, search, takes_filters
 from quell.cli.notifications import about
-from quell.cli.output import Format, Output, clock, console, print_data, print_rows
+from quell.cli.output import Format, Output, clock, console, print_data, print_rows, visible
 
 if TYPE_CHECKING:
     from quell.model.trace_view import TraceShown, TraceSummary
@@ -62,14 +62,17 @@ def list_(
     *,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Begin with the oldest.")] = False,
+    by_score: Annotated[bool, typer.Option("--by-score", help="Begin with the highest score.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Traces, those that began last first."""
+    if by_score and oldest_first:
+        raise typer.BadParameter("--by-score and --oldest-first say two things of the order")
     from quell.model.trace_view import TraceFilter
 
     given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in wanted.items()}
     with connect(context) as client:
-        ask = partial(client.traces.page, TraceFilter(**given))
+        ask = partial(client.traces.page, TraceFilter(**given), by_score=by_score)
         print_rows(search(ask, limit, oldest_first=oldest_first), output, _COLUMNS, empty="no traces")
 
 
@@ -101,6 +104,34 @@ def reopen(context: typer.Context, trace: Id, *, note: Note = "", output: Output
         print_data(one, output)
     else:
         print(f"{one.id} is open")
+
+
+@app.command()
+def suppress(
+    context: typer.Context,
+    trace: Id,
+    *,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of the policy; default: made of what the trace began with.")
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Apply it as well: the trace is hidden.")] = False,
+) -> None:
+    """Make a policy that hides a trace and those like it, and print it. `quell policies disable` shows them again."""
+    with connect(context) as client:
+        made = client.traces.policy(trace, name)
+        from quell.documents.write import as_yaml
+
+        text = as_yaml(made.document)
+        if apply:
+            client.documents.apply(text.encode())
+            print(visible(f"Policy {made.document['metadata']['name']} created; it hides {_number(len(made.hides))}"))
+            return
+    print(f"# hides {_number(len(made.hides))}")
+    print(text, end="")
+
+
+def _number(traces: int) -> str:
+    return f"{traces} open trace{'s' if traces != 1 else ''}"
 
 
 def _print(one: TraceShown, output: Format) -> None:

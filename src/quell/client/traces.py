@@ -5,10 +5,17 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from msgspec import Struct
 
 from quell.client.session import Session
 from quell.model.notification import SearchPage
 from quell.model.trace_view import TraceFilter, TraceShown, TraceSummary
+
+
+class TracePolicy(Struct, frozen=True, kw_only=True):
+    document: dict[str, Any]
+    #: Ids of the open traces that it would hide and that none hides now.
+    hides: list[str]
 
 
 class Traces:
@@ -24,9 +31,11 @@ class Traces:
         *,
         cursor: str | None = None,
         oldest_first: bool = False,
+        by_score: bool = False,
     ) -> SearchPage[TraceSummary]:
         told: dict[str, Any] = msgspec.to_builtins(wanted or TraceFilter())
-        asked = {**told, "order": "oldest" if oldest_first else None, "limit": limit, "cursor": cursor}
+        order = "score" if by_score else "oldest" if oldest_first else None
+        asked = {**told, "order": order, "limit": limit, "cursor": cursor}
         return self._session.ask(SearchPage[TraceSummary], "GET", "/v1/traces", params=asked)
 
     def search(self, wanted: TraceFilter | None = None) -> Iterator[TraceSummary]:
@@ -41,6 +50,11 @@ class Traces:
 
     def get(self, identifier: str) -> TraceShown:
         return self._session.ask(TraceShown, "GET", f"/v1/traces/{quote(identifier, safe='')}")
+
+    def policy(self, identifier: str, name: str | None = None) -> TracePolicy:
+        """A policy that would hide it, and those like it. ApiError 409: none can."""
+        path = f"/v1/traces/{quote(identifier, safe='')}/policy"
+        return self._session.ask(TracePolicy, "GET", path, params={"name": name})
 
     def close(self, identifier: str, note: str = "") -> TraceShown:
         """What comes later on its chains opens another trace."""

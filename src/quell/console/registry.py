@@ -10,6 +10,7 @@ from quell.console.pages import (
     agents,
     approvals,
     deviations,
+    flags,
     groups,
     notifications,
     overview,
@@ -17,12 +18,15 @@ from quell.console.pages import (
     quarantine,
     rules,
     rulesets,
+    traces,
 )
 
 #: The first is where one comes to after the login.
 PAGES: tuple[Page, ...] = (
     overview.PAGE,
     notifications.PAGE,
+    flags.PAGE,
+    traces.PAGE,
     rules.PAGE,
     groups.PAGE,
     deviations.PAGE,

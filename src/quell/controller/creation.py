@@ -72,6 +72,11 @@ def _plain(word: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", word).strip("-") or "policy"
 
 
+def free_name(name: str, taken: Collection[str]) -> str:
+    """One made of this that is not taken."""
+    return _free(_plain(name), taken)
+
+
 def _free(name: str, taken: Collection[str]) -> str:
     return next(each for each in _numbered(name) if each not in taken)
 

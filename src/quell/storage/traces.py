@@ -104,9 +104,11 @@ def search(
     limit: int,
     at: int | None = None,
     newer: bool = False,
+    by_score: bool = False,
     seconds: float = float("inf"),
 ) -> Found:
     """At most `limit` traces, those that began last first, from before number `at` on; newer: the other way round, after it.
+    by_score: those with the highest score first, then those that began last.
 
     seconds: it stops after about so long, but never without getting on.
     """
@@ -116,8 +118,14 @@ def search(
     found: list[Trace] = []
     until: float | None = None
     rows: list[tuple[int, bytes]] = []
+
+    def following(number: int, most: int) -> list[tuple[int, bytes]]:
+        if by_score:
+            return _following_score(connection, bounds, number, limit=most)
+        return _following(connection, bounds, number, newer=newer, limit=most)
+
     while True:
-        rows = _following(connection, bounds, reached, newer=newer, limit=_ROWS)
+        rows = following(reached, _ROWS)
         for n, body in rows:
             trace = _trace(body)
             reached, until = n, trace.first
@@ -129,7 +137,7 @@ def search(
         if done or len(found) >= limit or time.monotonic() >= deadline:
             break
     if not done and len(found) >= limit:
-        done = not _following(connection, bounds, reached, newer=newer, limit=1)
+        done = not following(reached, 1)
     return Found(traces=found, next=None if done else reached, until=None if done else until, newest=newest)
 
 
@@ -147,21 +155,39 @@ def _following(
     connection: sqlite3.Connection, bounds: Bounds, at: int, *, newer: bool, limit: int
 ) -> list[tuple[int, bytes]]:
     beyond, order = ("n > ?", "n") if newer else ("n < ?", "n DESC")
-    values: list[object] = [at, bounds.since, bounds.until]
-    where = ""
-    for column, wanted, most in (
-        ("status", bounds.statuses, len(TraceStatus)),
-        ("priority", bounds.priorities, len(Priority)),
-    ):
-        if len(wanted) < most:
-            where += f" AND {column} IN ({_marks(wanted)})"
-            values += [word.value for word in wanted]
+    where, values = _where(bounds)
+    return connection.execute(
+        f"SELECT n, body FROM traces WHERE {beyond} AND {where} ORDER BY {order} LIMIT ?",  # noqa: S608 - literals
+        (at, *values, limit),
+    ).fetchall()
+
+
+def _following_score(connection: sqlite3.Connection, bounds: Bounds, at: int, *, limit: int) -> list[tuple[int, bytes]]:
+    """Behind the trace of that number, which may have another score by now: some may then be missed or come twice."""
+    where, values = _where(bounds)
+    row = connection.execute("SELECT score FROM traces WHERE n = ?", (at,)).fetchone()
+    beyond, before = ("", []) if row is None else (" AND (score, n) < (?, ?)", [row[0], at])
+    return connection.execute(
+        f"SELECT n, body FROM traces WHERE {where}{beyond} ORDER BY score DESC, n DESC LIMIT ?",  # noqa: S608 - literals
+        (*values, *before, limit),
+    ).fetchall()
+
+
+def _where(bounds: Bounds) -> tuple[str, list[object]]:
+    where = "time >= ? AND first < ?"
+    values: list[object] = [bounds.since, bounds.until]
+    if bounds.statuses == {TraceStatus.OPEN}:
+        # As a literal, so that the index of open ones is used.
+        where += " AND status = 'open'"
+    elif len(bounds.statuses) < len(TraceStatus):
+        where += f" AND status IN ({_marks(bounds.statuses)})"
+        values += [status.value for status in bounds.statuses]
+    if len(bounds.priorities) < len(Priority):
+        where += f" AND priority IN ({_marks(bounds.priorities)})"
+        values += [priority.value for priority in bounds.priorities]
     if not bounds.suppressed:
         where += " AND suppressed = 0"
-    return connection.execute(
-        f"SELECT n, body FROM traces WHERE {beyond} AND time >= ? AND first < ?{where} ORDER BY {order} LIMIT ?",  # noqa: S608 - literals
-        (*values, limit),
-    ).fetchall()
+    return where, values
 
 
 def _marks(values: Collection[object]) -> str:

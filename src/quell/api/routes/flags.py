@@ -120,26 +120,11 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 def _reading(services: Services) -> list[HTTPRouteHandler]:
     searching = services.searching
 
-    def compiled(wanted: FlagFilter) -> tuple[Bounds, _Test]:
-        rules = (
-            {rule.name: f"rule/{rule.id}" for rule in services.controller.pipeline.index.rules} if wanted.rule else {}
-        )
-        return flag_search.compiled(wanted, rules)
-
     @get("/v1/flags", summary="Findings for people, newest first", dependencies=_FILTERS, opt=needs(Permission.READ))
     async def list_flags(
         wanted: _Asked, order: Order = "newest", limit: Limit = 50, cursor: Cursor = None
     ) -> SearchPage[FlagShown]:
-        bounds, test = compiled(wanted)
-        at, newer = number(cursor), order == "oldest"
-
-        def search(connection: sqlite3.Connection) -> SearchPage[FlagShown]:
-            return _page(
-                flags.search(connection, bounds, test, limit=limit, at=at, newer=newer, seconds=PAGE_SECONDS),
-                newer=newer,
-            )
-
-        return await searching.read(search)
+        return await found(services, wanted, newer=order == "oldest", limit=limit, cursor=cursor)
 
     @get(
         "/v1/flags/export",
@@ -153,7 +138,7 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         format: _Form = FileFormat.NDJSON,  # noqa: A002 - the word of the query
         order: Order = "newest",
     ) -> Stream:
-        bounds, test = compiled(wanted)
+        bounds, test = _compiled(services, wanted)
         most = await searching.read(lambda connection: flags.count_within(connection, bounds))
         name = time.strftime(f"quell-flags-%Y%m%dT%H%M%SZ.{format.value}", time.gmtime())
         headers = {
@@ -166,43 +151,13 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
 
     @get("/v1/flags/{flag_id:path}", summary="One flag", opt=needs(Permission.READ))
     async def flag(flag_id: FromPath[str]) -> Response[FlagShown]:
-        identifier = flag_id.removeprefix("/")
-        kept = await searching.read(lambda connection: flags.get(connection, identifier))
-        if kept is None:
-            raise Refusal(404, f"no flag {identifier[:300]}: there never was one, or it is no longer kept")
-        one = shown(kept)
+        one = await flag_named(services, flag_id.removeprefix("/"))
         return Response(one, headers=etag(digest(one)))
 
     return [list_flags, export_flags, flag]
 
 
 def _acknowledging(services: Services) -> list[HTTPRouteHandler]:
-    people = services.controller.flags
-
-    async def answer(changed: list[str], identifiers: Sequence[str]) -> FlagsChanged:
-        found = await services.searching.read(
-            lambda connection: [flags.get(connection, one) for one in dict.fromkeys(identifiers)]
-        )
-        return FlagsChanged(changed=changed, flags=[shown(kept) for kept in found if kept is not None])
-
-    async def check(identifiers: Sequence[str]) -> None:
-        """Refusal 404: one of them is no flag; nothing is done then."""
-
-        def missing(connection: sqlite3.Connection) -> list[Problem]:
-            return [
-                Problem(file="", path=f"/ids/{place}", message="no such flag", got=one)
-                for place, one in enumerate(identifiers)
-                if flags.get(connection, one) is None
-            ]
-
-        if problems := await services.searching.read(missing):
-            count = len(problems)
-            raise Refusal(
-                404,
-                f"{count} of the flags {'is' if count == 1 else 'are'} not there; nothing was changed",
-                problems=problems,
-            )
-
     @post(
         "/v1/flags/acknowledge",
         status_code=200,
@@ -212,8 +167,7 @@ def _acknowledging(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.OPERATE, version=False),
     )
     async def acknowledge_flags(data: JSONBody[FlagsChosen], request: _Call) -> FlagsChanged:
-        await check(data.ids)
-        return await answer(await people.acknowledge(data.ids, _actor(request), data.note), data.ids)
+        return await acknowledge(services, data, _actor(request))
 
     @post(
         "/v1/flags/unacknowledge",
@@ -222,21 +176,83 @@ def _acknowledging(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.OPERATE, version=False),
     )
     async def unacknowledge_flags(data: JSONBody[FlagsChosen], request: _Call) -> FlagsChanged:
-        await check(data.ids)
-        return await answer(await people.take_back(data.ids, _actor(request), data.note), data.ids)
+        return await take_back(services, data, _actor(request))
 
     return [acknowledge_flags, unacknowledge_flags]
 
 
-def _page(found: Found, *, newer: bool) -> SearchPage[FlagShown]:
-    following = None if found.next is None else str(found.next)
+async def found(
+    services: Services, wanted: FlagFilter, *, newer: bool = False, limit: int, cursor: str | None
+) -> SearchPage[FlagShown]:
+    """newer: the oldest first. FilterError, Refusal 400."""
+    bounds, test = _compiled(services, wanted)
+    at = number(cursor)
+
+    def search(connection: sqlite3.Connection) -> SearchPage[FlagShown]:
+        some = flags.search(connection, bounds, test, limit=limit, at=at, newer=newer, seconds=PAGE_SECONDS)
+        return _page(some, newer=newer)
+
+    return await services.searching.read(search)
+
+
+async def flag_named(services: Services, identifier: str) -> FlagShown:
+    """Refusal 404."""
+    kept = await services.searching.read(lambda connection: flags.get(connection, identifier))
+    if kept is None:
+        raise Refusal(404, f"no flag {identifier[:300]}: there never was one, or it is no longer kept")
+    return shown(kept)
+
+
+async def acknowledge(services: Services, wanted: FlagsChosen, by: Actor) -> FlagsChanged:
+    """Refusal 404: one of them is no flag; nothing is done then."""
+    await _check(services, wanted.ids)
+    return await _answer(services, await services.controller.flags.acknowledge(wanted.ids, by, wanted.note), wanted.ids)
+
+
+async def take_back(services: Services, wanted: FlagsChosen, by: Actor) -> FlagsChanged:
+    """As acknowledge."""
+    await _check(services, wanted.ids)
+    return await _answer(services, await services.controller.flags.take_back(wanted.ids, by, wanted.note), wanted.ids)
+
+
+async def _answer(services: Services, changed: list[str], identifiers: Sequence[str]) -> FlagsChanged:
+    found = await services.searching.read(
+        lambda connection: [flags.get(connection, one) for one in dict.fromkeys(identifiers)]
+    )
+    return FlagsChanged(changed=changed, flags=[shown(kept) for kept in found if kept is not None])
+
+
+async def _check(services: Services, identifiers: Sequence[str]) -> None:
+    def missing(connection: sqlite3.Connection) -> list[Problem]:
+        return [
+            Problem(file="", path=f"/ids/{place}", message="no such flag", got=one)
+            for place, one in enumerate(identifiers)
+            if flags.get(connection, one) is None
+        ]
+
+    if problems := await services.searching.read(missing):
+        count = len(problems)
+        raise Refusal(
+            404,
+            f"{count} of the flags {'is' if count == 1 else 'are'} not there; nothing was changed",
+            problems=problems,
+        )
+
+
+def _compiled(services: Services, wanted: FlagFilter) -> tuple[Bounds, _Test]:
+    rules = {rule.name: f"rule/{rule.id}" for rule in services.controller.pipeline.index.rules} if wanted.rule else {}
+    return flag_search.compiled(wanted, rules)
+
+
+def _page(some: Found, *, newer: bool) -> SearchPage[FlagShown]:
+    following = None if some.next is None else str(some.next)
     # Oldest first, what comes later stands behind what was looked at.
-    resume = found.newest if not newer or found.next is None else found.next
+    resume = some.newest if not newer or some.next is None else some.next
     return SearchPage(
-        items=[shown(kept) for kept in found.flags],
+        items=[shown(kept) for kept in some.flags],
         next=following,
         complete=following is None,
-        searched_until=found.until,
+        searched_until=some.until,
         resume=str(resume),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from litestar import Request, Response, get, post
 from litestar.di import NamedDependency, Provide
@@ -16,9 +16,12 @@ from quell.api.etag import digest, etag, expect
 from quell.api.pages import Cursor, Limit, number
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
-from quell.api.search import PAGE_SECONDS, Order, checked, moment, several
+from quell.api.search import PAGE_SECONDS, checked, moment, several
 from quell.api.services import Services
 from quell.controller import trace_search
+from quell.controller.suppressing import policy_for
+from quell.documents.write import to_document
+from quell.matching.suppression import CompiledSuppression
 from quell.model.audit import Actor
 from quell.model.notification import SearchPage
 from quell.model.trace import Trace, TraceStatus
@@ -27,12 +30,23 @@ from quell.storage import traces
 from quell.storage.traces import Found
 
 _Call = Request[Any, Any, Any]
+TraceOrder = Annotated[
+    Literal["newest", "oldest", "score"], QueryParameter(description="Which come first; score: the highest.")
+]
 
 
 class TraceNote(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why."""
 
     note: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class TracePolicy(Struct, frozen=True, kw_only=True):
+    """A policy of type trace that is made of a trace. Nothing is applied."""
+
+    document: dict[str, Any]
+    #: Ids of the open traces that it would hide and that none hides now.
+    hides: list[str]
 
 
 def filters(
@@ -87,8 +101,6 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
 
 def _reading(services: Services) -> list[HTTPRouteHandler]:
-    searching = services.searching
-
     @get(
         "/v1/traces",
         summary="Red flags on one causal chain, those that began last first",
@@ -96,16 +108,9 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.READ),
     )
     async def list_traces(
-        wanted: _Asked, order: Order = "newest", limit: Limit = 50, cursor: Cursor = None
+        wanted: _Asked, order: TraceOrder = "newest", limit: Limit = 50, cursor: Cursor = None
     ) -> SearchPage[TraceSummary]:
-        bounds, test = trace_search.compiled(wanted)
-        at, newer = number(cursor), order == "oldest"
-
-        def search(connection: sqlite3.Connection) -> SearchPage[TraceSummary]:
-            found = traces.search(connection, bounds, test, limit=limit, at=at, newer=newer, seconds=PAGE_SECONDS)
-            return _page(found, newer=newer)
-
-        return await searching.read(search)
+        return await found(services, wanted, order=order, limit=limit, cursor=cursor)
 
     @get(
         "/v1/traces/{trace_id:str}",
@@ -114,15 +119,29 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.READ),
     )
     async def trace(trace_id: FromPath[str]) -> Response[TraceShown]:
-        found = await _found(services, trace_id)
-        return Response(shown(found), headers=etag(_version(found)))
+        one = await trace_named(services, trace_id)
+        return Response(shown(one), headers=etag(version(one)))
 
-    return [list_traces, trace]
+    @get(
+        "/v1/traces/{trace_id:str}/policy",
+        summary="A policy that would hide a trace and those like it; not applied",
+        description="Its scope is the trigger of this trace and everybody whom its flags are about; it allows the classes of "
+        "its flags.",
+        opt=needs(Permission.READ),
+    )
+    async def policy_of_trace(
+        trace_id: FromPath[str],
+        name: Annotated[
+            str | None,
+            QueryParameter(description="Of the policy; absent: made of what the trace began with.", min_length=1),
+        ] = None,
+    ) -> TracePolicy:
+        return await hiding(services, trace_id, name or "")
+
+    return [list_traces, trace, policy_of_trace]
 
 
 def _changing(services: Services) -> list[HTTPRouteHandler]:
-    tracing = services.controller.traces
-
     @post(
         "/v1/traces/{trace_id:str}/close",
         status_code=200,
@@ -130,12 +149,9 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.OPERATE),
     )
     async def close_trace(trace_id: FromPath[str], data: JSONBody[TraceNote], request: _Call) -> Response[TraceShown]:
-        found = await _found(services, trace_id)
-        expect(request, _version(found))
-        closed = await tracing.close(trace_id, _actor(request), data.note)
-        if closed is None:
-            raise Refusal(409, f"trace {trace_id[:40]} is not open: {_state(await _found(services, trace_id))}")
-        return Response(shown(closed), headers=etag(_version(closed)))
+        expect(request, version(await trace_named(services, trace_id)))
+        closed = await close(services, trace_id, _actor(request), data.note)
+        return Response(shown(closed), headers=etag(version(closed)))
 
     @post(
         "/v1/traces/{trace_id:str}/reopen",
@@ -146,24 +162,70 @@ def _changing(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.OPERATE),
     )
     async def reopen_trace(trace_id: FromPath[str], data: JSONBody[TraceNote], request: _Call) -> Response[TraceShown]:
-        found = await _found(services, trace_id)
-        expect(request, _version(found))
-        opened = await tracing.reopen(trace_id, _actor(request), data.note)
-        if opened is None:
-            raise Refusal(409, f"trace {trace_id[:40]} is not closed: {_state(await _found(services, trace_id))}")
-        return Response(shown(opened), headers=etag(_version(opened)))
+        expect(request, version(await trace_named(services, trace_id)))
+        opened = await reopen(services, trace_id, _actor(request), data.note)
+        return Response(shown(opened), headers=etag(version(opened)))
 
     return [close_trace, reopen_trace]
 
 
-async def _found(services: Services, identifier: str) -> Trace:
-    found = await services.searching.read(lambda connection: traces.get(connection, identifier))
-    if found is None:
+async def found(
+    services: Services, wanted: TraceFilter, *, order: str, limit: int, cursor: str | None
+) -> SearchPage[TraceSummary]:
+    """order: newest, oldest or score. FilterError, Refusal 400."""
+    bounds, test = trace_search.compiled(wanted)
+    at, newer, by_score = number(cursor), order == "oldest", order == "score"
+
+    def search(connection: sqlite3.Connection) -> SearchPage[TraceSummary]:
+        some = traces.search(
+            connection, bounds, test, limit=limit, at=at, newer=newer, by_score=by_score, seconds=PAGE_SECONDS
+        )
+        return _page(some, newer=newer)
+
+    return await services.searching.read(search)
+
+
+async def trace_named(services: Services, identifier: str) -> Trace:
+    """Refusal 404."""
+    one = await services.searching.read(lambda connection: traces.get(connection, identifier))
+    if one is None:
         raise Refusal(404, f"no trace {identifier[:40]}: there never was one, or it is no longer kept")
-    return found
+    return one
 
 
-def _version(trace: Trace) -> str:
+async def hiding(services: Services, identifier: str, name: str) -> TracePolicy:
+    """name: "": one is made. Refusal 404, 409: no policy can hide it."""
+    one = await trace_named(services, identifier)
+    taken = {key.name for key in services.controller.rulebook.kept if key.kind == "Policy"}
+    try:
+        policy = policy_for(one, name, taken)
+    except ValueError as error:
+        raise Refusal(409, f"trace {identifier[:40]}: {error}") from error
+    covers = CompiledSuppression(policy).covers
+    opened = await services.searching.read(traces.open_ones)
+    return TracePolicy(
+        document=to_document(policy), hides=[each.id for each in opened if not each.is_suppressed and covers(each)]
+    )
+
+
+async def close(services: Services, identifier: str, by: Actor, note: str) -> Trace:
+    """Refusal 404, 409: it is not open."""
+    closed = await services.controller.traces.close(identifier, by, note)
+    if closed is None:
+        raise Refusal(409, f"trace {identifier[:40]} is not open: {_state(await trace_named(services, identifier))}")
+    return closed
+
+
+async def reopen(services: Services, identifier: str, by: Actor, note: str) -> Trace:
+    """The trace that has it then. Refusal 404, 409: it is not closed."""
+    opened = await services.controller.traces.reopen(identifier, by, note)
+    if opened is None:
+        raise Refusal(409, f"trace {identifier[:40]} is not closed: {_state(await trace_named(services, identifier))}")
+    return opened
+
+
+def version(trace: Trace) -> str:
+    """As its ETag says it."""
     return digest(summary(trace))
 
 
@@ -177,15 +239,15 @@ def _state(trace: Trace) -> str:
             return "open"
 
 
-def _page(found: Found, *, newer: bool) -> SearchPage[TraceSummary]:
-    following = None if found.next is None else str(found.next)
+def _page(some: Found, *, newer: bool) -> SearchPage[TraceSummary]:
+    following = None if some.next is None else str(some.next)
     # Oldest first, what comes later stands behind what was looked at.
-    resume = found.newest if not newer or found.next is None else found.next
+    resume = some.newest if not newer or some.next is None else some.next
     return SearchPage(
-        items=[summary(trace) for trace in found.traces],
+        items=[summary(trace) for trace in some.traces],
         next=following,
         complete=following is None,
-        searched_until=found.until,
+        searched_until=some.until,
         resume=str(resume),
     )
 

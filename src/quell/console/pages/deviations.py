@@ -30,6 +30,8 @@ _ROWS = 50
 _MOST = 1000
 _WHATS = ("process", "ingress", "egress", "container")
 _SINCE = (("", "Any time"), ("1h", "1 hour"), ("24h", "24 hours"), ("7d", "7 days"), ("30d", "30 days"))
+#: What the message says of it is enough.
+_LINEAGE = "process.lineage"
 #: Between a policy's name and a checksum, in the value of a check box: neither has it.
 _APART = "\n"
 
@@ -98,7 +100,7 @@ async def one(call: Call) -> View:
     values = {
         "deviation": told,
         "known": Key("Policy", told.policy) in controller.rulebook.kept,
-        "subject": flat(told.subject),
+        "subject": [(name, value) for name, value in flat(told.subject) if name != _LINEAGE],
         "connection": flat(told.connection or {}),
         "addition": as_yaml(told.addition) if told.addition else "",
         "apart": _APART,

@@ -212,7 +212,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             found += flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and value and isinstance(value[0], str):
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], str):
             found.append((f"{prefix}{name}", ", ".join(map(str, value))))
         elif value not in (None, "", []):
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
