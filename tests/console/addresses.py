@@ -6,6 +6,8 @@ from tests.console.example_policies import NIGHT
 
 from quell.console.registry import PAGES
 
+#: A container of the example data.
+CHECKOUT = f"{b'checkout'.hex():0<64}"
 #: Of a page, what is shown beside its own address. A page of its own module adds a line here.
 BELOW: dict[str, tuple[str, ...]] = {
     "deviations": ("/console/deviations?status=any&policy=shop-web",),
@@ -72,6 +74,44 @@ BELOW: dict[str, tuple[str, ...]] = {
         "/console/quarantine/of/uid-checkout",
         "/console/quarantine/release/uid-checkout",
         "/console/quarantine/release?all=true",
+    ),
+    "audit": (
+        "/console/audit?verb=nothing-is-called-so",
+        "/console/audit/entry/20",
+        "/console/audit/verification",
+    ),
+    "settings": (
+        "/console/settings/edit/safety.breaker",
+        "/console/settings/edit/journal.max_age",
+        "/console/settings/pause",
+    ),
+    "tokens": (
+        "/console/tokens/new",
+        "/console/tokens/rotate/first-ingest",
+        "/console/tokens/withdraw/first-ingest",
+    ),
+    "users": (
+        "/console/users/new",
+        "/console/users/of/admin",
+        "/console/users/delete/admin",
+        "/console/users/disable/admin",
+    ),
+    "webhooks": (
+        "/console/webhooks/new",
+        "/console/webhooks/of/chat",
+        "/console/webhooks/of/archive",
+        "/console/webhooks/edit/archive",
+        "/console/webhooks/switch/chat",
+        "/console/webhooks/delete/chat",
+        "/console/webhooks/deliveries",
+        "/console/webhooks/dead-letters",
+        "/console/webhooks/discard-all/archive",
+    ),
+    "workloads": (
+        "/console/workloads/nodes",
+        f"/console/workloads/of/{CHECKOUT}",
+        f"/console/quarantine/new?workload={CHECKOUT}&node=edge-1",
+        "/console/workloads?namespace=nothing-is-there&running=true",
     ),
 }
 

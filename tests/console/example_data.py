@@ -54,6 +54,21 @@ apiVersion: quell.dev/v1
 kind: ResponseRule
 metadata: {name: packages-in-the-shop}
 spec: {event: event, group: shop, criteria: ["name:Container.Package.Updated"], actions: [{makeOpsFlag: {severity: low}}], disable: true, comment: To be enabled once images are built weekly}
+---
+apiVersion: quell.dev/v1
+kind: Webhook
+metadata: {name: chat}
+spec: {url: "https://hooks.example/services/T1/B2/x7", type: Slack, default: true, filter: {level: Error, flags: true}}
+---
+apiVersion: quell.dev/v1
+kind: Webhook
+metadata: {name: archive}
+spec: {url: "https://127.0.0.1:9/quell", secret: whsec_b25seS1mb3ItdGhpcy1wYWdlLW5vdC1hLXNlY3JldCE=, headers: {X-Tenant: shop}}
+---
+apiVersion: quell.dev/v1
+kind: ResponseRule
+metadata: {name: archive-updates}
+spec: {event: security-event, criteria: ["name:Container.Package.Updated"], actions: [webhook], webhooks: [archive]}
 """
 #: Name, level, process, workload, image, and what the detector says.
 _INCIDENTS = (

@@ -41,10 +41,10 @@ def start_ticks(pid: int) -> int:
 
 
 @contextlib.contextmanager
-def session(server: Live, role: str) -> Iterator[tuple[httpx.Client, str]]:
-    """Logged in as a user of this role, with the mark that a form of theirs carries."""
+def session(server: Live, name: str, password: str = PASSWORD) -> Iterator[tuple[httpx.Client, str]]:
+    """Logged in as this user (each role has one of its name), with the mark that a form of theirs carries."""
     with httpx.Client(base_url=server.url, timeout=20, follow_redirects=True) as client:
-        shown = client.post("/login", data={"name": role, "password": PASSWORD})
+        shown = client.post("/login", data={"name": name, "password": password})
         found = re.search(r'name="csrf" value="([^"]+)"', shown.text)
         assert found is not None, shown.text
         yield client, found[1]

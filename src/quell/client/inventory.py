@@ -15,6 +15,7 @@ class Inventory:
     def workloads(
         self,
         *,
+        text: str | None = None,
         node: str | None = None,
         namespace: str | None = None,
         image: str | None = None,
@@ -22,10 +23,14 @@ class Inventory:
         label: list[str] | None = None,
         running: bool | None = None,
     ) -> list[dict[str, Any]]:
-        """Containers, by id, with their groups. node, namespace, image: globs. label: "key=value" or "key", all of them."""
+        """Containers, by id, with their groups.
+
+        text: a part of a name or id. node, namespace, image: globs. label: "key=value" or "key", all of them.
+        """
         return self._session.items(
             dict[str, Any],
             "/v1/workloads",
+            text=text,
             node=node,
             namespace=namespace,
             image=image,

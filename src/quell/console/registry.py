@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping
 from quell.api.services import Services
 from quell.console.page import Page, Parts
 from quell.console.pages import (
+    account,
     agents,
     approvals,
+    audit,
     deviations,
     flags,
     groups,
@@ -18,7 +20,12 @@ from quell.console.pages import (
     quarantine,
     rules,
     rulesets,
+    settings,
+    tokens,
     traces,
+    users,
+    webhooks,
+    workloads,
 )
 
 #: The first is where one comes to after the login.
@@ -30,11 +37,18 @@ PAGES: tuple[Page, ...] = (
     rules.PAGE,
     groups.PAGE,
     deviations.PAGE,
-    quarantine.PAGE,
-    approvals.PAGE,
     policies.PAGE,
     rulesets.PAGE,
+    quarantine.PAGE,
+    approvals.PAGE,
+    webhooks.PAGE,
+    workloads.PAGE,
     agents.PAGE,
+    audit.PAGE,
+    users.PAGE,
+    tokens.PAGE,
+    settings.PAGE,
+    account.PAGE,
 )
 
 #: Pages that stay current, by name: what makes the HTML of their parts, once a second for all who look.

@@ -105,6 +105,10 @@ class LiveSettings:
             told.append(ShownSetting.of(one, self.settings.value(name), origin))
         return told
 
+    def check(self, wanted: Wanted) -> None:
+        """Whether it could be changed so; nothing is. SettingError, SettingFixed."""
+        self._effective(self._planned(wanted))
+
     async def change(self, wanted: Wanted, actor: Actor) -> None:
         """All of it or nothing. SettingError for what is wrong, SettingFixed for what cannot be changed here; StoreError.
 

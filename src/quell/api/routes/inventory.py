@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, QueryParameter
 
+from quell.api import workload_search
 from quell.api.pages import Cursor, Limit, Page, page_of
 from quell.api.problem import Refusal
 from quell.api.roles import Permission, needs
 from quell.api.services import Services
 from quell.controller.inventory import GroupListed, Member, NodeListed, WorkloadListed
-from quell.matching.patterns import Matches, glob
 from quell.response.facts import Workload
 
 Glob = Annotated[
     str | None, QueryParameter(description="The whole value; * and ? stand for any text.", max_length=1024)
 ]
+Text = Annotated[
+    str | None,
+    QueryParameter(description="Stands in the name, pod, service or id; no case.", max_length=1024),
+]
 Label = Annotated[
     tuple[str, ...],
     QueryParameter(description="key=value, where the value may have * and ?; or a key alone. All must hold."),
 ]
-Test = Callable[[Workload], bool]
 
 
 def routes(services: Services) -> list[HTTPRouteHandler]:
     inventory = services.controller.inventory
 
-    def members_of(group: str) -> list[str]:
-        found = inventory.members(group)
-        if found is None:
-            raise Refusal(404, f"no group {group[:200]}")
-        return found
-
     @get("/v1/workloads", summary="The containers that are known, by id", opt=needs(Permission.READ))
     async def workloads(
+        text: Text = None,
         node: Glob = None,
         namespace: Glob = None,
         image: Glob = None,
@@ -47,16 +44,16 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         limit: Limit = 1000,
         cursor: Cursor = None,
     ) -> Page[WorkloadListed]:
-        tests = [_like(name, pattern) for name, pattern in (("node", node), ("namespace", namespace), ("image", image))]
-        tests += [_labelled(wanted) for wanted in label]
-        if running is not None:
-            tests.append(lambda known: (known.running and known.gone is None) is running)
-        members = None if group is None else frozenset(members_of(group))
-        found = [
-            known
-            for known in inventory.workloads.values()
-            if (members is None or known.id in members) and all(test(known) for test in tests)
-        ]
+        found = workload_search.workloads(
+            services,
+            text=text,
+            node=node,
+            namespace=namespace,
+            image=image,
+            label=label,
+            group=group,
+            running=running,
+        )
         found.sort(key=_id)
         shown = page_of(found, limit, cursor, _id)
         return Page(items=[inventory.listed(known) for known in shown.items], next=shown.next)
@@ -82,7 +79,7 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
         opt=needs(Permission.READ),
     )
     async def members(name: FromPath[str], limit: Limit = 1000, cursor: Cursor = None) -> Page[Member]:
-        shown = page_of(members_of(name), limit, cursor, str)
+        shown = page_of(workload_search.members_of(services, name), limit, cursor, str)
         return Page(items=[inventory.member(each) for each in shown.items], next=shown.next)
 
     return [workloads, workload, nodes, groups, members]
@@ -90,33 +87,3 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
 def _id(known: Workload) -> str:
     return known.id
-
-
-def _like(name: str, pattern: str | None) -> Test:
-    if pattern is None:
-        return lambda _: True
-    matches = _glob(pattern, name)
-
-    def test(known: Workload) -> bool:
-        value: str | None = getattr(known, name)
-        return value is not None and matches(value)
-
-    return test
-
-
-def _labelled(wanted: str) -> Test:
-    key, separator, pattern = wanted.partition("=")
-    matches = _glob(pattern, "label") if separator else lambda _: True
-
-    def test(known: Workload) -> bool:
-        value = (known.labels or {}).get(key)
-        return value is not None and matches(value)
-
-    return test
-
-
-def _glob(pattern: str, name: str) -> Matches:
-    try:
-        return glob(pattern).matches
-    except ValueError as error:
-        raise Refusal(400, f"{name}: {error}") from error

@@ -9,6 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta, Struct
 
+from quell.api import configuring
 from quell.api.etag import etag, expect
 from quell.api.pages import Cursor, Limit, Page, page_of
 from quell.api.problem import Refusal
@@ -16,7 +17,6 @@ from quell.api.roles import Permission, needs
 from quell.api.services import Services
 from quell.configuration import ShownSetting, unknown
 from quell.controller.live_settings import Pause, Wanted
-from quell.errors import SettingError, SettingFixed
 from quell.model.audit import Actor
 
 
@@ -65,13 +65,6 @@ def routes(services: Services) -> list[HTTPRouteHandler]:
 
     async def change(wanted: Wanted, request: Request[Any, Any, Any]) -> None:
         actor: Actor = request.scope["state"]["caller"].actor
-        async with live.lock:
-            expect(request, live.version)
-            try:
-                await live.change(wanted, actor)
-            except SettingFixed as error:
-                raise Refusal(409, str(error)) from error
-            except SettingError as error:
-                raise Refusal(422, str(error), problems=error.problems) from error
+        await configuring.change(services, wanted, actor, lambda: expect(request, live.version))
 
     return [settings, setting, change_settings, pause, set_pause]

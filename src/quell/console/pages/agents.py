@@ -1,4 +1,4 @@
-"""Agents: who is enrolled and connected; how one enrols; and withdrawing one."""
+"""Agents: who is enrolled and connected, with the containers there; how one enrols; and withdrawing one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from quell.api.asgi import header
 from quell.api.problem import Refusal
 from quell.api.roles import Permission
 from quell.console.page import Call, Moved, Page, Route, Section, View
+from quell.console.pages import workloads
 
 _ROWS = 100
 #: Seconds in which a join token is to be used.
@@ -48,6 +49,21 @@ async def show(call: Call) -> View:
         "sort": f"-{column}" if falling else column,
     }
     return View(template="pages/agents.html", values=values)
+
+
+async def one(call: Call) -> View:
+    """An agent, and the containers on its machine: each can be isolated there."""
+    agent = await _agent(call)
+    controller = call.services.controller
+    found = [known for known in controller.inventory.workloads.values() if known.node == agent["node"]]
+    found.sort(key=lambda known: (known.gone is not None, not known.running, known.name or "~", known.id))
+    values = {
+        "agent": agent,
+        "rows_shown": workloads.rows(call.services, found[:_ROWS]),
+        "found": len(found),
+        "isolated": sum(1 for each in controller.isolation.all() if each.agent == agent["id"]),
+    }
+    return View(template="pages/agents_one.html", values=values)
 
 
 async def join_form(_call: Call) -> View:
@@ -94,6 +110,7 @@ PAGE = Page(
         Route(path="/agents", handler=show),
         Route(path="/agents/join", handler=join_form, needs=Permission.ADMIN),
         Route(path="/agents/join", handler=join, method="POST", needs=Permission.ADMIN),
+        Route(path="/agents/{id}", handler=one),
         Route(path="/agents/{id}/withdraw", handler=withdraw_form, needs=Permission.ADMIN),
         Route(path="/agents/{id}/withdraw", handler=withdraw, method="POST", needs=Permission.ADMIN),
     ),
