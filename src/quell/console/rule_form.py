@@ -141,10 +141,10 @@ class RuleForm:
         absent = ("group", "comment", "mode", "cooldown", "limit", "max_age", "criteria", "webhooks", "disable", *FLAGS)
         return {**dict.fromkeys(absent), **spec}
 
-    def places(self) -> list[str]:
+    def places(self, *, new: bool = True) -> list[str]:
         """Ids of all places at which something can be wrong, of the form that was sent."""
         found = [f"criterion-{place}" for place in range(len(self._criteria()))]
-        found += ["name", "event", "actions", "criteria", "webhooks", *_TEXTS[1:], *FLAGS]
+        found += [*(["name"] if new else []), "event", "actions", "criteria", "webhooks", *_TEXTS[1:], *FLAGS]
         for offered in self.actions():
             found += [offered.id, *(field.id for field in offered.fields)]
         return found

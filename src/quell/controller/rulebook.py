@@ -425,8 +425,10 @@ def _refuse_foreign(steps: Iterable[Step], wanted: Application) -> None:
         raise DocumentConflict(problems)
 
 
-def _refuse_used(gone: Iterable[Key], after: Mapping[Key, Kept], instead: str = "") -> None:
+def _refuse_used(gone: Collection[Key], after: Mapping[Key, Kept], instead: str = "") -> None:
     """What something in force refers to stays; a ruleset may go, its policies then wait for it."""
+    if not gone:
+        return
     users: dict[Key, list[str]] = {}
     for key, kept in after.items():
         for referred in _referred(kept.thing):

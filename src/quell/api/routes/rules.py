@@ -86,8 +86,8 @@ def _reading(services: Services) -> list[HTTPRouteHandler]:
         limit: Limit = 1000,
         cursor: Cursor = None,
     ) -> Response[Page[ShownRule]]:
-        keep = keeping(category, group, name, text, enabled=enabled)
-        found = [each for each in standing(controller) if keep(each.rule)]
+        keep = keeping(controller, category, group, name, text, enabled=enabled)
+        found = [each for each in standing(controller) if keep(each)]
         shown = page_of(found, limit, cursor, _cursor)
         show = await showing(services)
         page = Page(items=[show(each) for each in shown.items], next=shown.next)

@@ -93,7 +93,8 @@ class GroupForm:
 
     def places(self) -> list[str]:
         """Ids of all places at which something can be wrong, of the form that was sent."""
-        return ["name", "comment", "criteria", *(row.id for row in self._rows())]
+        named = ["name"] if "name" in dict(iter(self.filled)) else []
+        return [*named, "comment", "criteria", *(row.id for row in self._rows())]
 
     def told(self, problems: list[Problem]) -> tuple[dict[str, str], list[Problem]]:
         """Problems by the id of their field, and those that are of none."""

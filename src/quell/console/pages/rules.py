@@ -82,6 +82,7 @@ async def show(call: Call) -> View:
     keep = None
     try:
         keep = keeping(
+            controller,
             event or None,
             query.one("group") or None,
             None,
@@ -91,7 +92,7 @@ async def show(call: Call) -> View:
     except Refusal as refused_filter:
         errors["event"] = refused_filter.detail
     every = standing(controller)
-    found = [] if keep is None else await asyncio.to_thread(lambda: [each for each in every if keep(each.rule)])
+    found = [] if keep is None else await asyncio.to_thread(lambda: [each for each in every if keep(each)])
     start = query.number("from", 0, least=0, most=10**6)
     shows = await showing(call.services)
     values = {
@@ -115,18 +116,23 @@ async def one(call: Call) -> View:
     each = _standing(call)
     services = call.services
     line = _line(each, await showing(services))
-    wanted = filters(rule=[str(each.rule.id)], include_suppressed=True)
-    searching = services.searching
-    latest = await searching.page(searching.query(wanted.filter), notifications.told, limit=_LATEST, cursor=None)
     values = {
         "line": line,
         "rule": line.rule,
         "of": len(standing(services.controller)),
         "document": dump_yaml([each.rule]),
         "held": _held(services, line.rule.quarantines),
-        "latest": latest,
     }
     return View(template="pages/rules_one.html", values=values)
+
+
+async def latest(call: Call) -> View:
+    """The newest events that a rule matched: a part of its page, which is asked for once that is there."""
+    rule = _standing(call).rule
+    wanted = filters(rule=[str(rule.id)], include_suppressed=True)
+    searching = call.services.searching
+    found = await searching.page(searching.query(wanted.filter), notifications.told, limit=_LATEST, cursor=None)
+    return View(template="pages/rules_latest.html", values={"found": found, "enabled": not rule.disabled})
 
 
 # ---- the form
@@ -191,6 +197,18 @@ async def check(call: Call) -> View:
     return View(template="pages/rules_check.html", values=await _checked(call, form, int(of) if of.isdigit() else None))
 
 
+_UNCHECKED: Mapping[str, Any] = {
+    "trial": None,
+    "errors": {},
+    "problems": [],
+    "doubts": {},
+    "warnings": [],
+    "begun": True,
+    "places": [],
+    "live": False,
+}
+
+
 async def _checked(call: Call, form: RuleForm, of: int | None) -> dict[str, Any]:
     trial: Trial | None = None
     errors: dict[str, str] = {}
@@ -222,7 +240,7 @@ async def _checked(call: Call, form: RuleForm, of: int | None) -> dict[str, Any]
         "doubts": doubts,
         "warnings": warnings,
         "begun": begun,
-        "places": form.places(),
+        "places": form.places(new=of is None),
         "live": True,
     }
 
@@ -238,25 +256,30 @@ async def _form(
 ) -> View:
     controller = call.services.controller
     told = options(controller, form.category)
-    checked = await _checked(call, form, None if of is None else of.rule.id)
+    if call.scope["method"] == "POST":
+        checked = await _checked(call, form, None if of is None else of.rule.id)
+    else:
+        # The page asks for it as soon as it is there.
+        checked = dict(_UNCHECKED)
     if error is not None:
         checked["errors"], checked["problems"] = form.told(error.problems)
     every = standing(controller)
     below = next((each for each in every if str(each.rule.id) == after), None)
-    places = [("0", "At the top"), ("", "At the end")]
+    positions = [("0", "At the top"), ("", "At the end")]
     if below is not None:
-        places.insert(0, (after, f"Below rule {below.rule.id}, {below.rule.name}"))
+        positions.insert(0, (after, f"Below rule {below.rule.id}, {below.rule.name}"))
     rule_of_form = None if of is None else (await showing(call.services))(of)
     values = {
         **checked,
         "live": False,
+        "unchecked": call.scope["method"] != "POST",
         "form": form,
         "filled": form.filled,
         "rule": rule_of_form,
         "revision": call.form.one("revision") or (str(of.kept.revision) if of else ""),
         "take_over": "take_over" in call.form,
         "after": after,
-        "positions": places,
+        "positions": positions,
         "event_options": _EVENTS[1:],
         "category": told.categories[0],
         "completions": rule_form.completions(told, form.event),
@@ -497,6 +520,7 @@ PAGE = Page(
         _changing("/rules/restore", restore_form),
         _changing("/rules/restore", restore, "POST"),
         Route(path="/rules/{id}", handler=one),
+        Route(path="/rules/{id}/latest", handler=latest),
         _changing("/rules/{id}/edit", edit_form),
         _changing("/rules/{id}/edit", edit, "POST"),
         _changing("/rules/{id}/delete", delete_form),
