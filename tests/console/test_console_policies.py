@@ -97,6 +97,28 @@ def test_a_merge_that_was_looked_at_before_another_change_is_refused(
     expect(page.get_by_role("status")).to_contain_text("Policy overtaken expects 1 deviation more")
 
 
+def test_deviations_of_several_policies_are_merged_policy_by_policy(
+    logged_in: Callable[[str], Page], server: Live, admin: httpx.Client
+) -> None:
+    given(admin, "several-a", "audit", "nc")
+    given(admin, "several-b", "audit", "sh")
+    page = logged_in("operator")
+    page.goto("/console/deviations?policy=several-a&policy=several-b")
+    for box in page.get_by_role("checkbox").all():
+        box.check()
+    page.get_by_role("button", name="Merge what is chosen").click()
+    expect(page.locator("pre.diff")).to_have_count(2)
+    page.get_by_role("button", name="Merge into several-b").click()
+    expect(page.get_by_role("status")).to_contain_text("Policy several-b expects 1 deviation more")
+    assert "children" not in spec_of(admin, "several-a")["processPolicy"][0]
+    with httpx.Client(base_url=server.url, timeout=20) as browser:
+        browser.post("/login", data={"name": "operator", "password": PASSWORD})
+        csrf = re.findall(r'name="csrf" value="([^"]*)"', browser.get("/console/deviations").text)[0]
+        for chosen in ([], ["several-a\n1", "several-b\n1"], ["no checksum"]):
+            sent = browser.post("/console/deviations/merge", data={"csrf": csrf, "deviation": chosen})
+            assert sent.status_code == 400
+
+
 def test_what_is_wrong_with_a_text_is_told_at_its_line(
     logged_in: Callable[[str], Page], admin: httpx.Client, complaints: Complaints
 ) -> None:

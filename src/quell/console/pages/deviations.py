@@ -12,7 +12,7 @@ from quell.api.problem import Refusal
 from quell.api.roles import Permission
 from quell.api.routes.deviations import ShownDeviation, deviation_named, kept, moment, shown
 from quell.api.routes.documents import editing
-from quell.api.routes.policies import Merged, merged, policy_named
+from quell.api.routes.policies import Merged, chosen, merged, policy_named
 from quell.console.forms import by_field
 from quell.console.page import Call, Moved, Page, Query, Route, Section, View, address
 from quell.console.pages.notifications import flat
@@ -69,7 +69,7 @@ async def show(call: Call) -> View:
     except FilterError as error:
         errors, problems = by_field(error.problems, ("since",))
     totals = controller.guardian.deviations.totals()
-    chosen = query.all("policy") or list(totals)
+    counted = query.all("policy") or list(totals)
     known = sorted({key.name for key in controller.rulebook.kept if key.kind == "Policy"} | set(totals))
     since = query.one("since")
     values = {
@@ -84,8 +84,8 @@ async def show(call: Call) -> View:
         "since": [*_SINCE, *([] if since in dict(_SINCE) else [(since, since)])],
         "policies": [("", "Any"), *known],
         "known": {key.name for key in controller.rulebook.kept if key.kind == "Policy"},
-        "unique": sum(totals.get(name, (0, 0))[0] for name in chosen),
-        "total": sum(totals.get(name, (0, 0))[1] for name in chosen),
+        "unique": sum(totals.get(name, (0, 0))[0] for name in counted),
+        "total": sum(totals.get(name, (0, 0))[1] for name in counted),
         "filtered": any(query.one(name) for name in ("policy", "what", "checksum", "since"))
         or status is not Standing.OPEN,
         "apart": _APART,
@@ -110,16 +110,19 @@ async def one(call: Call) -> View:
 
 async def merge_form(call: Call) -> View:
     """The diffs of all policies whose deviations were chosen; each is applied by itself."""
-    chosen = _chosen(call.query)
-    if not chosen:
+    wanted = _chosen(call.query)
+    if not wanted:
         raise Refusal(400, "No deviation was chosen: go back, and mark those that are to be expected from now on")
-    merges = [await _preview(call, policy, checksums) for policy, checksums in chosen.items()]
+    merges = [await _preview(call, policy, checksums) for policy, checksums in wanted.items()]
     return View(template="pages/deviations_merge.html", values={"merges": merges, "apart": _APART})
 
 
 async def merge(call: Call) -> View | Moved:
     controller, form = call.services.controller, call.form
-    [(policy, checksums)] = _chosen(form).items() or [("", [])]
+    wanted = _chosen(form)
+    if len(wanted) != 1:
+        raise Refusal(400, f"deviations of one policy are merged at once, got those of {len(wanted)}")
+    [(policy, checksums)] = wanted.items()
 
     def check() -> None:
         if form.one("version") != _version(controller, policy):
@@ -148,7 +151,7 @@ async def merge(call: Call) -> View | Moved:
 async def _preview(call: Call, policy: str, checksums: list[str]) -> Merge:
     controller = call.services.controller
     _, known = policy_named(controller, policy)
-    deviations = [shown(await deviation_named(controller, policy, each)) for each in checksums]
+    deviations = [shown(each) for each in await chosen(controller, policy, Merged(checksums=checksums))]
     changes: list[Change] = []
     problems: list[Problem] = []
     version = _version(controller, policy)
