@@ -74,6 +74,17 @@ def test_the_matches_lead_to_their_events(logged_in: Callable[[str], Page]) -> N
     expect(page.locator("table.rows tbody tr").first).to_contain_text("kill-netcat")
 
 
+def test_what_matched_leads_to_its_rule(logged_in: Callable[[str], Page]) -> None:
+    page = logged_in("viewer")
+    page.goto("/console/notifications/security-events?rule=kill-netcat")
+    page.locator("table.rows").get_by_role("link", name="kill-netcat").first.click()
+    expect(page.locator("main h1")).to_have_text("kill-netcat")
+    expect(page.locator("main")).to_contain_text("Latest matches")
+    page.locator(".met a").first.click()
+    page.locator("h3").get_by_role("link", name="kill-netcat").click()
+    expect(page.locator("main h1")).to_have_text("kill-netcat")
+
+
 def test_a_rule_is_inserted_below_another_by_the_form(
     logged_in: Callable[[str], Page], admin: httpx.Client, insert: Insert
 ) -> None:
