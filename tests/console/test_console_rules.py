@@ -177,9 +177,11 @@ def test_a_rule_is_edited_and_stays_what_it_is_otherwise(
         "event": "security-event",
         "group": "containers",
         "criteria": ["label:app:web", {"type": "name", "value": ["Edited.One", "Edited | Two"]}],
-        "actions": [{"quarantine": {"ttl": "1h", "investigator": ["192.0.2.7", "2001:db8::7"]}}, {"makeRedFlag": {"severity": "low"}}, {"makeRedFlag": {"severity": "high"}}],
+        "actions": [{"quarantine": {"ttl": "1h", "investigator": ["192.0.2.7", "2001:db8::7"]}}, {"makeRedFlag": {"severity": "low"}}, {"makeRedFlag": {"severity": "high"}}, "agentKillProcess"],
         "limit": "10/1m",
+        "max_age": "30s",
         "approval": True,
+        "evidence": True,
         "disable": True,
     }  # fmt: skip
     number = insert(**spec)
