@@ -239,7 +239,8 @@ def test_nobody_stays_logged_in(tmp_path: Path) -> None:
     restore(tmp_path / "backup.tar.zst", tmp_path / "new", force=False, now=NOW)
     for state, expected in ((folder, 1), (tmp_path / "new", 0)):
         with closing(sqlite3.connect(state / "quell.db")) as connection:
-            assert connection.execute("SELECT count(*) FROM users").fetchone() == (1,)
+            # One with a password, and one whom a provider vouches for.
+            assert connection.execute("SELECT count(*) FROM users").fetchone() == (2,)
             assert connection.execute("SELECT count(*) FROM sessions").fetchone() == (expected,)
 
 
