@@ -4,7 +4,7 @@ TEST := $(PYTHON) -m pytest -n 2
 CASES ?= tests/cases/rules
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check bench conformance docs clean lint setup-run setup-test
+.PHONY: help run demo test check bench conformance docs screenshots clean lint setup-run setup-test
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ conformance: setup-run ## judge a folder of conformance cases: make conformance 
 
 docs: setup-run ## write the parts of docs/ that come from the code
 	@exec $(PYTHON) -m quell.cli.reference docs
+
+screenshots: setup-test ## make the images of the console's guide anew, in docs/images/console
+	@exec $(PYTHON) -m tests.console.guide_images $(IMAGES)
 
 clean: ## remove the virtual environment, caches and local state
 	rm -rf .venv .state build dist tests/system/oidc_provider/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,11 @@ _QUIET = (
 
 
 @contextlib.contextmanager
-def filled(admin: httpx.Client, *, seed: int = 7) -> Iterator[None]:
-    """While it lasts, one agent is linked and does what it is told; others are enrolled and away."""
+def filled(admin: httpx.Client, *, seed: int = 7, before: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """While it lasts, one agent is linked and does what it is told; others are enrolled and away.
+
+    before: is called before each event is made.
+    """
     pick = random.Random(seed)  # noqa: S311 - the same data each time, no secret
     agents = [ScriptedAgent(admin, node) for node in NODES]
     ended = threading.Event()
@@ -97,8 +100,10 @@ def filled(admin: httpx.Client, *, seed: int = 7) -> Iterator[None]:
         try:
             admin.post("/v1/documents", content=RULES).raise_for_status()
             for number in range(90):
+                before()
                 _post(admin, _quiet(pick, number))
             for number in range(24):
+                before()
                 _post(admin, _incident(pick, number))
             admin.post("/v1/events/trivy", content=(INPUTS / "trivy" / "image.json").read_bytes()).raise_for_status()
             with_policies(admin)
@@ -125,7 +130,7 @@ def _post(admin: httpx.Client, event: dict[str, Any]) -> None:
 
 
 def _quiet(pick: random.Random, number: int) -> dict[str, Any]:
-    name, level = pick.choice(_QUIET)
+    name, level = pick.choices(_QUIET, (10, 8, 2))[0]
     return {
         "id": f"quiet-{number}",
         "time": time.time(),

@@ -40,7 +40,18 @@ def test_the_examples_fit_together() -> None:
 def test_every_target_of_the_makefile_has_help() -> None:
     text = (ROOT / "Makefile").read_text()
     helped = dict(re.findall(r"^([a-z-]+):[^#\n]*## (.+)$", text, flags=re.MULTILINE))
-    assert set(helped) >= {"help", "run", "demo", "test", "check", "bench", "conformance", "docs", "clean"}
+    assert set(helped) >= {
+        "help",
+        "run",
+        "demo",
+        "test",
+        "check",
+        "bench",
+        "conformance",
+        "docs",
+        "screenshots",
+        "clean",
+    }
     phony = re.search(r"^\.PHONY: (.+)$", text, flags=re.MULTILINE)
     assert phony is not None
     assert set(helped) <= set(phony[1].split())
