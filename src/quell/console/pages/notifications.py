@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from quell.api.problem import Refusal
+from quell.api.roles import Permission
 from quell.api.search import filters
 from quell.api.services import Services
 from quell.console.forms import by_field
@@ -22,6 +23,7 @@ from quell.errors import FilterError, Problem
 from quell.model.action import SendWebhook, word
 from quell.model.decision import ActionRecord, Outcome
 from quell.model.event import Level
+from quell.model.evidence import ProcessEvidence
 from quell.model.explanation import Explanation
 from quell.model.notification import Notification, NotificationList, SearchPage
 from quell.storage.store import Store
@@ -119,13 +121,17 @@ async def one(call: Call) -> View:
     if explanation is None or raw is None:
         raise Refusal(404, f"no event {event_id[:200]}: it never came, or is no longer kept")
     event = explanation.event
+    # What a killed process had is for operators, as over REST.
+    evidence = controller.evidence.of_event if call.may(Permission.OPERATE) else None
     values = {
+        "gathered": [] if evidence is None else await asyncio.to_thread(evidence, event_id),
         "event": event,
         "subject": flat(event.get("subject", {})),
         "details": flat(event.get("details", {})),
         "decision": explanation.decision,
         "taken": _taken(explanation),
         "flags": explanation.flags,
+        "shown": {"files": _files, "sockets": _sockets},
         "near": near,
         "near_misses": explanation.decision.near_misses[:_NEAR],
         "near_count": len(explanation.decision.near_misses),
@@ -172,6 +178,19 @@ def _readable(raw: bytes) -> str:
         return msgspec.json.format(raw, indent=2).decode(errors="replace")
     except msgspec.DecodeError:
         return raw.decode(errors="replace")
+
+
+def _files(process: ProcessEvidence) -> list[tuple[str, str]]:
+    """Descriptors, and what they lead to."""
+    return [(str(one.fd), " ".join(filter(None, (one.path, one.access)))) for one in process.files]
+
+
+def _sockets(process: ProcessEvidence) -> list[tuple[str, str]]:
+    """Protocols, and between whom."""
+    return [
+        (one.protocol or "socket", " ".join(filter(None, (one.local, one.remote and f"→ {one.remote}", one.state))))
+        for one in process.sockets
+    ]
 
 
 def _taken(explanation: Explanation) -> list[Taken]:
