@@ -363,18 +363,45 @@ def test_nothing_is_kept_where_nothing_is_migrated(tmp_path: Path) -> None:
 
 # ---- interruptions
 
-#: Prepares the database at argv[1] and is killed before its argv[2]-th statement.
+#: For each line "PATH N": prepares that database in a process that is killed before its Nth statement, and prints how it ended.
 KILLED = """
 import itertools, os, pathlib, signal, sys
 from quell.storage import schema
-connection = schema.connect(pathlib.Path(sys.argv[1]))
-left = itertools.count(int(sys.argv[2]), -1)
-connection.set_trace_callback(lambda _: os.kill(os.getpid(), signal.SIGKILL) if next(left) == 1 else None)
-schema.prepare(connection)
+for line in sys.stdin:
+    path, statement = line.rstrip("\\n").rsplit(" ", 1)
+    child = os.fork()
+    if child == 0:
+        try:
+            connection = schema.connect(pathlib.Path(path))
+            left = itertools.count(int(statement), -1)
+            connection.set_trace_callback(lambda _: os.kill(os.getpid(), signal.SIGKILL) if next(left) == 1 else None)
+            schema.prepare(connection)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
-def test_a_killed_migration_leaves_one_version_or_the_next(tmp_path: Path) -> None:
+@pytest.fixture
+def killed() -> Iterator[Callable[[Path, int], int]]:
+    """The exit code of a process that prepares a database and is killed before this statement of it."""
+    command = [sys.executable, "-c", KILLED]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+
+        def run(path: Path, statement: int) -> int:
+            assert parent.stdin is not None
+            assert parent.stdout is not None
+            parent.stdin.write(f"{path} {statement}\n")
+            parent.stdin.flush()
+            return int(parent.stdout.readline())
+
+        yield run
+        assert parent.stdin is not None
+        parent.stdin.close()
+
+
+def test_a_killed_migration_leaves_one_version_or_the_next(tmp_path: Path, killed: Callable[[Path, int], int]) -> None:
     original = tmp_path / "original.db"
     build(original, 1)
     with closing(sqlite3.connect(original)) as connection:
@@ -386,8 +413,8 @@ def test_a_killed_migration_leaves_one_version_or_the_next(tmp_path: Path) -> No
         folder.mkdir()
         path = folder / "quell.db"
         shutil.copyfile(original, path)
-        done = subprocess.run([sys.executable, "-c", KILLED, path, str(statement)], check=False, timeout=60)
-        assert done.returncode in (0, -signal.SIGKILL)
+        code = killed(path, statement)
+        assert code in (0, -signal.SIGKILL)
         with closing(sqlite3.connect(path)) as connection:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             assert structure(connection) == known[version], f"killed before statement {statement}"
@@ -395,7 +422,7 @@ def test_a_killed_migration_leaves_one_version_or_the_next(tmp_path: Path) -> No
             first(store)
         assert not list(folder.glob(".*")), "a copy that was cut short is still there"
         reached.add(version)
-        if done.returncode == 0:
+        if code == 0:
             break
         shutil.rmtree(folder)
     assert reached == set(NUMBERS), "not every step was interrupted"
