@@ -21,10 +21,42 @@ PASSWORD = "a slow green tin roof"
 ROLES = ("admin", "operator", "author", "viewer")
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with started(tmp_path_factory.mktemp("console") / "s") as running:
-        yield running
+class Shared:
+    """One controller for all modules of this folder, as long as tests of it follow each other.
+
+    It runs in threads of this process; tests elsewhere are not to have them beside them.
+    """
+
+    def __init__(self) -> None:
+        self._running: Live | None = None
+        self._stack = contextlib.ExitStack()
+
+    def get(self, tmp_path_factory: pytest.TempPathFactory) -> Live:
+        if self._running is None:
+            self._running = self._stack.enter_context(started(tmp_path_factory.mktemp("console") / "s"))
+        return self._running
+
+    def close(self) -> None:
+        self._running = None
+        self._stack.close()
+
+
+_shared = Shared()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> Iterator[None]:
+    """After a module's own fixtures, which use it."""
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or nextitem.path.parent != Path(__file__).parent:
+            _shared.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Live:
+    return _shared.get(tmp_path_factory)
 
 
 @contextlib.contextmanager
@@ -37,7 +69,7 @@ def started(folder: Path) -> Iterator[Live]:
             yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def admin(server: Live) -> Iterator[httpx.Client]:
     """The API, with a token."""
     with server.client() as client:

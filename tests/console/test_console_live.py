@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
+from tests.console.conftest import started
 from tests.system.live import Live
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """Of its own: a burst of events leaves nothing of what other pages show."""
+    with started(tmp_path_factory.mktemp("live") / "s") as running:
+        yield running
 
 
 def test_an_event_appears_on_the_overview_by_itself(logged_in: Callable[[str], Page], admin: httpx.Client) -> None:

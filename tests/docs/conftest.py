@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from guide import ROOT, Quell
 
@@ -46,6 +47,7 @@ def quell(shell: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> It
         token = (state / "admin.token").read_text().strip()
         with Client(url, token) as client:
             wait_for(lambda: any(agent["connected"] for agent in client.agents.all()), "the agent's connection")
+        wait_for(lambda: httpx.get(f"{url}/readyz").is_success, "that it is ready")
         yield Quell(url, shell | {"QUELL_URL": url, "QUELL_TOKEN": token, "QUELL_STATE": str(state)})
     finally:
         process.terminate()

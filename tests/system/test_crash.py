@@ -20,6 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 #: kill -9 at random moments; each kills the controller, the agent or both. With those of test_kubernetes_crash.py: 100.
 ROUNDS = 85
+#: In so many tests, which may run beside each other.
+PARTS = 5
 
 
 @pytest.fixture
@@ -140,12 +142,16 @@ def test_crash_while_documents_are_applied(fault: str, quell: Quell, receiver: R
     assert names == {"hook", "answer"} | ({"second", "other"} if fault.endswith("after-commit") else set())
 
 
-def test_kill_at_random_moments(quell: Quell, receiver: Receiver, bystander: subprocess.Popen[bytes]) -> None:
-    chance = random.Random(20)  # noqa: S311 - the same moments each time
+@pytest.mark.parametrize("part", range(PARTS))
+def test_kill_at_random_moments(
+    part: int, quell: Quell, receiver: Receiver, bystander: subprocess.Popen[bytes]
+) -> None:
+    chance = random.Random(20 + part)  # noqa: S311 - the same moments each time
+    rounds = ROUNDS // PARTS
     victims: list[Victim] = []
     unacknowledged: list[Victim] = []
     try:
-        for number in range(ROUNDS):
+        for number in range(rounds):
             if quell.controller_ended():
                 quell.start_controller()
             if quell.agent_ended():
@@ -153,7 +159,7 @@ def test_kill_at_random_moments(quell: Quell, receiver: Receiver, bystander: sub
             moment = time.monotonic() + chance.uniform(0.02, 0.4)
             serial = 0
             while time.monotonic() < moment:
-                victim = Victim(f"random-{number}-{serial}")
+                victim = Victim(f"random-{part}-{number}-{serial}")
                 victims.append(victim)
                 time.sleep(0.011)
                 for waiting in [*unacknowledged, victim]:
@@ -172,7 +178,7 @@ def test_kill_at_random_moments(quell: Quell, receiver: Receiver, bystander: sub
             wait_for(lambda victim=victim: settled(quell, victim.id), what=f"outcomes of {victim.id}")  # type: ignore[misc]
         for victim in victims:
             assert_answered_once(quell, receiver, victim)
-        assert len(victims) >= ROUNDS // 2
+        assert len(victims) >= rounds // 2
     finally:
         for victim in victims:
             victim.close()

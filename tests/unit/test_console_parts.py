@@ -101,4 +101,4 @@ def test_no_template_has_anything_inline() -> None:
     assert loader is not None
     for name in environment().list_templates():
         text = loader.get_source(environment(), name)[0]
-        assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son[a-z]+=|javascript:", text), name
+        assert not re.search(r"<script(?! src=)|<style|\sstyle=|\son[a-z]{3,}=|javascript:", text), name

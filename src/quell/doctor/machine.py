@@ -23,6 +23,7 @@ LIBRARIES = (
     "httptools",
     "httpx",
     "jinja2",
+    "joserfc",
     "kr8s",
     "litestar",
     "markdown-it-py",
