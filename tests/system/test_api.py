@@ -185,6 +185,9 @@ def test_a_viewer_reads_and_changes_nothing(server: Live, admin: httpx.Client) -
         assert len(calls) > 15
         for method, path, permission in calls:
             answer = viewer.request(method, path.replace("{", "").replace("}", ""))
+            while answer.status_code == 429:  # there are more routes than one may ask for at once
+                time.sleep(0.1)
+                answer = viewer.request(method, path.replace("{", "").replace("}", ""))
             assert (answer.status_code == 403) == (permission != "read"), (method, path, answer.text)
             # What is everybody's own they may change; tests/system/test_accounts.py has whose it is.
             is_own = path.startswith("/v1/sessions/") or path == "/v1/users/{name}/password"
