@@ -37,7 +37,7 @@ _PLAIN = frozenset(("public_key", "controller_key", "idempotency_key"))
 #: Deeper structures are hidden whole; more characters of one text are cut.
 _DEEPEST, _LONGEST = 8, 32_768
 
-_NAME = r"(?:token|secret|passw(?:or)?d|passphrase|credentials?|(?:api|private|signing|access)[_-]?key)"
+_NAME = r"(?:token|secret|passw(?:or)?d|passphrase|credentials?|(?:api|private|signing|access|account)[_-]?key)"
 _HEADER = r"(?:(?:proxy-)?authorization|(?:set-)?cookie|x-(?:api|auth)-?(?:key|token))"
 #: Parameters of a query: shorter names than elsewhere, since little else is called so there.
 _PARAMETER = rf"(?:[\w.-]{{0,40}}(?:{_NAME}|key|code|sig|signature|auth|session))"
@@ -57,7 +57,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"quell_(?=[\w-]{0,80}[A-Z0-9])[A-Za-z0-9_-]{8,}", 0, HIDDEN),
         (r"whsec_[A-Za-z0-9+/=_-]+", 0, HIDDEN),
         (r"(quell_session=)[^;\s\"']+", 0, rf"\1{HIDDEN}"),
-        (r"\beyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)?", 0, HIDDEN),
+        # Its first part is short; without a bound each of many beginnings would be followed to the end.
+        (r"\beyJ[\w-]{8,2048}+\.[\w-]+(?:\.[\w-]*)?", 0, HIDDEN),
         (r"\$argon2[a-z]{1,2}\$[^\s\"']+", 0, HIDDEN),
         (rf"\b({_HEADER}['\"]?\s*[:=,]\s*b?)({_QUOTED}|[^\r\n\"']+)", re.IGNORECASE, rf"\1{HIDDEN}"),
         (r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE, rf"\1{HIDDEN}"),
@@ -136,7 +137,7 @@ def redact(value: Any, name: str = "", *, depth: int = 0) -> Any:
 
 #: In the name of a variable of an environment: its value is a secret, whatever it looks like.
 _VARIABLE = re.compile(
-    r"token|secret|passw|passphrase|pwd$|key(?!board)|credential|cookie|session|auth(?!or)|signature|private|dsn$|^aws_",
+    r"token|secret|passw|passphrase|pass(?:_|$)|pwd$|connection_?string|key(?!board)|credential|cookie|session|auth(?!or)|signature|private|dsn$|^aws_",
     re.IGNORECASE,
 )
 #: They are called so, and say nothing secret.
@@ -176,16 +177,21 @@ def redact_arguments(arguments: Iterable[str]) -> list[str]:
     before = ""
     for argument in arguments:
         assigned = _ASSIGNMENT.match(argument)
-        if before and is_secret_name(before.lstrip("-")) and not _OPTION.fullmatch(argument):
+        if before and _is_secret_option(before) and not _OPTION.fullmatch(argument):
             shown.append(HIDDEN)
         elif before in _NAMED_USERS and ":" in argument:
             shown.append(f"{argument.partition(':')[0]}:{HIDDEN}")
-        elif assigned and (is_secret_name(assigned[2].lstrip("-")) or _is_secret_variable(assigned[2])):
+        elif assigned and _is_secret_option(assigned[2]):
             shown.append(assigned[1] + HIDDEN)
         else:
             shown.append(redact_text(argument))
         before = argument if _OPTION.fullmatch(argument) else ""
     return shown
+
+
+def _is_secret_option(option: str) -> bool:
+    name = option.lstrip("-")
+    return is_secret_name(name) or _is_secret_variable(name)
 
 
 def _is_secret_variable(name: str) -> bool:

@@ -208,3 +208,72 @@ def test_the_store_forgets_it_once_its_event_is_too_old(tmp_path: Path) -> None:
         wait_for(lambda: store.event("e1") is None, 90, what="the event's end")
         wait_for(lambda: not EvidenceKeeper(store).of_event("e1"), 90, what="the evidence's end")
         assert store.read(evidence.bytes_of) == 0
+
+
+def begun(keeper: EvidenceKeeper, told: Gathered, hello: Hello = HELLO, sent: int = 1000) -> None:
+    """Its copy is under way, so many bytes of it."""
+
+    async def run() -> None:
+        answer = await keeper.take(hello, Evidence(facts=msgspec.json.encode(told)))
+        assert answer is not None
+        piece = EvidencePiece(id=told.id, sha256=answer.wanted, offset=0, data=CONTENT[:sent])
+        assert await keeper.take(hello, piece) is not None
+
+    asyncio.run(run())
+
+
+def test_of_a_copy_that_never_comes_whole_nothing_stays(store: Store) -> None:
+    journal(store, "e1")
+    huge = gathered("e1")
+    executable = msgspec.structs.replace(huge.processes[0].executable, size=200 << 20)  # type: ignore[type-var]
+    huge = msgspec.structs.replace(huge, processes=(msgspec.structs.replace(huge.processes[0], executable=executable),))
+    for end in (lambda keeper: keeper.lost("a1"), lambda _: EvidenceKeeper(store)):
+        keeper = EvidenceKeeper(store)
+        begun(keeper, huge)
+        # What its agent says of its size takes room from nobody.
+        assert 1000 <= store.read(evidence.bytes_of) < 10_000
+        end(keeper)
+        store.submit(lambda _: None).result(30)
+        assert store.read(evidence.bytes_of) < 1000
+
+
+def test_a_copy_above_the_bound_is_not_asked_for(store: Store) -> None:
+    journal(store, "e1")
+    assert send(EvidenceKeeper(store, lambda: len(CONTENT) - 1), gathered("e1"), CONTENT) == 0
+    assert send(EvidenceKeeper(store, lambda: len(CONTENT)), gathered("e1"), CONTENT) > 0
+
+
+def test_an_agent_keeps_its_copy_while_another_one_only_says_that_it_sends_it(store: Store) -> None:
+    keeper = EvidenceKeeper(store)
+    journal(store, "e1")
+    journal(store, "e2", agent="a2")
+    other = msgspec.structs.replace(HELLO, agent="a2")
+    begun(keeper, gathered("e2"), other)
+    facts = Evidence(facts=msgspec.json.encode(gathered("e1")))
+    assert asyncio.run(keeper.take(HELLO, facts)) is None
+    assert [each.event for each in keeper.recent(10)] == ["e1", "e2"]
+    keeper.lost("a2")
+    assert send(keeper, gathered("e1"), CONTENT) == 11
+    assert keeper.of_event("e1")[0].copies == (hashlib.sha256(CONTENT).hexdigest(),)
+
+
+def test_facts_that_come_twice_begin_their_copy_anew(store: Store) -> None:
+    keeper = EvidenceKeeper(store)
+    journal(store, "e1")
+    begun(keeper, gathered("e1"))
+    assert send(keeper, gathered("e1"), CONTENT) == 11
+
+
+def test_the_word_of_one_agent_is_not_replaced_by_another_s(store: Store) -> None:
+    def keep(agent: str, told: Gathered) -> bool:
+        packed = evidence.pack(msgspec.json.encode(told))
+        return store.submit(
+            lambda connection: evidence.keep(connection, told, packed, event="e1", agent=agent, received=time.time())
+        ).result(30)
+
+    told = gathered("e1")
+    assert keep("a1", told)
+    assert not keep("a2", msgspec.structs.replace(told, processes=()))
+    assert keep("a1", told)
+    [kept] = store.read(lambda connection: evidence.of_event(connection, "e1"))
+    assert (kept.agent, len(kept.gathered.processes)) == ("a1", 1)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ import pytest
 from running import wait_for
 
 from quell.agent.executor import Executor
-from quell.agent.gathering import FACTS, MOST_FACTS, Gatherer, fitting, spool_name
+from quell.agent.gathering import AT_ONCE, FACTS, MOST_FACTS, Gatherer, Instance, Meant, fitting, spool_name
 from quell.agent.ledger import Ledger
 from quell.agent.linux.kernel import LinuxKernel
+from quell.agent.members import Told
 from quell.agent.proc import HZ, read_process
 from quell.agent.protected import Protected
 from quell.model.action import KillProcess, KillProcessGroup, KillProcessTree
@@ -46,6 +47,18 @@ print(server.getsockname()[1], flush=True)
 time.sleep(600)
 """
 
+
+class Slow(Gatherer):
+    """Gathers, and then something happens while the kill still waits."""
+
+    happens: Callable[[], object] = staticmethod(lambda: None)
+
+    def gather(self, command: Command, meant: Sequence[Meant], members: Sequence[Instance] = ()) -> Told:
+        told = super().gather(command, meant, members)
+        self.happens()
+        return told
+
+
 _count = iter(range(1, 1_000_000))
 
 
@@ -56,8 +69,11 @@ class Place:
         self.folder = folder
         self.ready: list[str] = []
         self.ledger = Ledger(folder / "ledger")
-        self.gatherer = Gatherer(folder / "evidence", on_ready=self.ready.append)
-        self.executor = Executor(LinuxKernel(), self.ledger, Protected.load(), gatherer=self.gatherer)
+        self.gatherer = Slow(folder / "evidence", on_ready=self.ready.append)
+        self.is_paused = False
+        self.executor = Executor(
+            LinuxKernel(), self.ledger, Protected.load(), gatherer=self.gatherer, paused=lambda: self.is_paused
+        )
 
     def kill(self, pid: int, *, action: Any = None, wait: float = GENEROUS, executable: int = 64 << 20) -> Outcome:
         self.command = self.order(pid, action=action, wait=wait, executable=executable)
@@ -255,14 +271,14 @@ def test_of_too_many_that_hang_the_next_kill_does_not_wait(
     kernel = Hanging()
     place.executor = Executor(kernel, place.ledger, Protected.load(), gatherer=place.gatherer)
     try:
-        for _ in range(20):
+        for _ in range(AT_ONCE + 4):
             process = start("/bin/sleep", "600")
             outcome = place.kill(process.pid, wait=0.01)
             assert outcome.status is OutcomeStatus.DONE
-        assert "everything: 16 others are being gathered" in str(outcome.facts["evidence_missing"])
+        assert f"everything: {AT_ONCE} others are being gathered" in str(outcome.facts["evidence_missing"])
     finally:
         kernel.let.set()
-    wait_for(lambda: len(place.ready) == 16, what="those that hung")
+    wait_for(lambda: len(place.ready) == AT_ONCE, what="those that hung")
 
 
 def test_a_process_that_ended_meanwhile_is_gone_and_nobody_else_is_looked_at(
@@ -282,7 +298,6 @@ def test_one_that_ends_while_it_is_read_leaves_what_was_read(
     place: Place, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     """The gatherer is asked by itself, of a process that has ended since it was proved."""
-    from quell.agent.gathering import Meant
 
     process = start("/bin/sleep", "600")
     order = place.order(process.pid)
@@ -297,7 +312,6 @@ def test_one_that_ends_while_it_is_read_leaves_what_was_read(
 def test_another_process_of_the_same_number_is_never_told_of(
     place: Place, start: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    from quell.agent.gathering import Meant
 
     process = start("/bin/sleep", "600")
     place.command = place.order(process.pid)
@@ -419,3 +433,80 @@ def test_the_longest_lists_are_cut_until_the_facts_fit_into_a_frame() -> None:
     assert 0 < len(read.processes[0].files) < 2048
     assert read.processes[0].arguments == ("a",)
     assert read.missing["files"] == f"only the first {len(read.processes[0].files)} fit"
+
+
+def exe(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115 - of a process that may be between two
+
+
+@pytest.mark.parametrize(
+    "action", [KillProcess(), KillProcessGroup(), KillProcessTree()], ids=lambda one: type(one).__name__
+)
+def test_what_became_another_program_while_the_kill_waited_is_not_killed(
+    place: Place, start: Callable[..., subprocess.Popen[bytes]], action: Any
+) -> None:
+    becomes = "trap 'exec sleep 600' USR1; echo ready; while :; do sleep 0.02; done"
+    process = start("bash", "-c", becomes, stdout=subprocess.PIPE, process_group=0)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+
+    def become() -> None:
+        process.send_signal(signal.SIGUSR1)
+        wait_for(lambda: exe(process.pid).endswith("/sleep"), what="the other program")
+
+    place.gatherer.happens = become
+    outcome = place.kill(process.pid, action=action)
+    assert (outcome.status, outcome.reason) == (OutcomeStatus.REFUSED, Reason.IDENTITY), outcome
+    assert "environment" in str(outcome.facts["evidence"])
+    assert process.poll() is None
+
+
+def test_a_group_is_who_is_in_it_when_the_wait_is_over(
+    place: Place, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    leader = start("sleep", "600", process_group=0)
+    leaves = "import os, signal; signal.sigwait([signal.SIGUSR1]) and os.setpgid(0, 0); print('left', flush=True); signal.pause()"
+    blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1]); print('ready', flush=True); {leaves}"
+    leaver = start(sys.executable, "-c", blocked, process_group=leader.pid, stdout=subprocess.PIPE)
+    assert leaver.stdout is not None
+    assert leaver.stdout.readline() == b"ready\n"
+    came: list[subprocess.Popen[bytes]] = []
+
+    def change() -> None:
+        came.append(start("sleep", "601", process_group=leader.pid))
+        leaver.send_signal(signal.SIGUSR1)
+        assert leaver.stdout is not None
+        assert leaver.stdout.readline() == b"left\n"
+
+    place.gatherer.happens = change
+    outcome = place.kill(leader.pid, action=KillProcessGroup())
+    assert outcome.status is OutcomeStatus.DONE, outcome
+    assert (leader.wait(30), came[0].wait(30)) == (-9, -9)
+    assert leaver.poll() is None
+
+
+def test_a_pause_that_came_while_the_kill_waited_holds(
+    place: Place, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    for action in (KillProcess(), KillProcessGroup(), KillProcessTree()):
+        process = start("sleep", "600", process_group=0)
+        place.is_paused = False
+        place.gatherer.happens = lambda: setattr(place, "is_paused", True)
+        outcome = place.kill(process.pid, action=action)
+        assert (outcome.status, outcome.reason) == (OutcomeStatus.REFUSED, Reason.PAUSED)
+        assert process.poll() is None
+
+
+def test_names_that_are_no_text_are_kept(
+    place: Place, start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    odd = os.fsencode(tmp_path) + b"/od\xffd"
+    os.mkdir(odd)  # noqa: PTH102 - bytes
+    with open(odd + b"/fi\xfele", "wb") as file:  # noqa: PTH123 - bytes
+        process = start("sleep", "600", cwd=odd, stdout=file)
+    outcome = place.kill(process.pid)
+    assert outcome.status is OutcomeStatus.DONE
+    assert "evidence_missing" not in outcome.facts, outcome.facts
+    [found] = place.gathered().processes
+    assert str(found.cwd).endswith("/od\\xffd")
+    assert any(each.path.endswith("/fi\\xfele") for each in found.files)

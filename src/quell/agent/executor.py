@@ -85,7 +85,7 @@ class Executor:
         self.ledger = ledger
         self.protected = protected
         self.quarantines = Quarantines(kernel, ledger, protected, self._find)
-        self.kills = Kills(kernel, ledger, protected, self._find, clock, gatherer)
+        self.kills = Kills(kernel, ledger, protected, self._find, clock, gatherer, self._not_paused)
         self._gatherer = gatherer
         self._clock = clock
         self._kept = kept
@@ -222,8 +222,8 @@ class Executor:
             return OutcomeStatus.DONE, None, "it was done before the agent was restarted", {}, ()
         if command.expires <= self._clock() and not self._is_under_way(command):
             raise Refused(Reason.EXPIRED, "it reached this agent too late", OutcomeStatus.EXPIRED)
-        if self._paused() and not isinstance(command.action, ReleaseQuarantine):
-            raise Refused(Reason.PAUSED, "destructive actions are paused")
+        if not isinstance(command.action, ReleaseQuarantine):
+            self._not_paused()
         match command.action, command.target:
             case KillProcess(), ProcessTarget() as target:
                 return self._kill(command, target)
@@ -246,10 +246,14 @@ class Executor:
 
     def _kill(self, command: Command, target: ProcessTarget) -> _Result:
         process, facts = self._taken(command) or self._find(target)
-        told = told_of(facts)
+        told, again = told_of(facts), self.ledger.begun(command.id)
         try:
             self.ledger.begin(command)
-            told |= gathered(self._gatherer, command, self.kernel, [(facts, process)])
+            if command.evidence is not None:
+                told |= gathered(self._gatherer, command, self.kernel, [(facts, process)], again=again)
+                # The kill waited: what it executes, and whether it is protected, may be otherwise by now.
+                self._not_paused()
+                self._prove(process, target, facts.process.pid or 0, from_first_sight=True)
             point("agent.before-action")
             started = time.perf_counter()
             self.kernel.kill(process)
@@ -258,6 +262,8 @@ class Executor:
             point("agent.after-action")
         except ProcessLookupError:
             return OutcomeStatus.GONE, Reason.GONE, "it ended by itself", _of_evidence(told), ()
+        except Refused as refused:
+            return refused.status, refused.reason, str(refused), _of_evidence(told), ()
         finally:
             self.kernel.close(process)
         if not ended:
@@ -266,6 +272,11 @@ class Executor:
             )
             return OutcomeStatus.FAILED, Reason.FAILED, explanation, told, ()
         return OutcomeStatus.DONE, None, "", told, ()
+
+    def _not_paused(self) -> None:
+        """Refused: nothing destructive is done now."""
+        if self._paused():
+            raise Refused(Reason.PAUSED, "destructive actions are paused")
 
     def _renice(self, command: Command, target: ProcessTarget, priority: int) -> _Result:
         process, facts = self._find(target)

@@ -1,7 +1,8 @@
 """Evidence before a kill: gathered in time or left, kept on the agent's disk until the controller has it. SEMANTICS 3, 8.
 
 The processes are read in a thread of its own, so that the kill waits for so long as its command says and no longer, whatever
-the kernel or a file system does meanwhile. What was read is on disk before the signal. Of the executable a handle is taken
+the kernel or a file system does meanwhile. What was read is written before the signal, so that it survives the end of the
+agent; only power lost at that very moment takes it. Of the executable a handle is taken
 before and its content is read after, since it stays what it is: no kill waits for that.
 """
 
@@ -40,7 +41,7 @@ MOST_HASHED = 512 << 20
 #: Bytes of evidence that waits for the controller; the oldest goes first.
 _MOST_KEPT = 256 << 20
 #: Gatherings at once, those that hang included.
-_THREADS = 16
+AT_ONCE = 8
 _PART = 256 << 10
 
 #: Names in a folder of the spool: what was read, before the executables are; everything; copies are named by their hash.
@@ -49,6 +50,10 @@ _BEGUN, FACTS = "begun.json", "facts.json"
 _log = structlog.get_logger(__name__)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Gathered).decode
+
+
+#: A process: its pid, and its start in ticks.
+Instance = tuple[int, int]
 
 
 class Meant(NamedTuple):
@@ -108,11 +113,17 @@ def gathered(
     command: Command,
     kernel: Kernel,
     meant: Sequence[tuple[Facts, int]],
-    members: Sequence[int] = (),
+    members: Sequence[Instance] = (),
+    *,
+    again: bool = False,
 ) -> Told:
-    """As Gatherer.gather, of proven processes and their handles: what the outcome says of it."""
+    """As Gatherer.gather, of proven processes and their handles: what the outcome says of it. again: the command was begun
+    before a restart; whatever stopped the agent then is not tried a second time.
+    """
     if command.evidence is None:
         return {}
+    if again:
+        return {"evidence_missing": "everything: the agent ended while it did this; what it had written before is kept"}
     if gatherer is None:
         return {"evidence_missing": "everything: this agent gathers none"}
     proven = [
@@ -144,19 +155,20 @@ class Gatherer:
         self.folder = folder
         self._clock = clock
         self._on_ready = on_ready
-        self._free = threading.Semaphore(_THREADS)
+        self._free = threading.Semaphore(AT_ONCE)
+        self._room = threading.Lock()
         folder.mkdir(mode=0o700, exist_ok=True)
         for begun in sorted(folder.glob(f"*/{_BEGUN}")):
             _take_up(begun)
 
-    def gather(self, command: Command, meant: Sequence[Meant], members: Sequence[int] = ()) -> Told:
-        """Before the signal; it takes the command's time at most and never raises. members: pids of who is ended as well."""
+    def gather(self, command: Command, meant: Sequence[Meant], members: Sequence[Instance] = ()) -> Told:
+        """Before the signal; it takes the command's time at most and never raises. members: who is ended as well."""
         bounds = command.evidence
         if bounds is None:
             return {}
         work = _Work(command, bounds, self._clock())
         if not self._free.acquire(blocking=False):
-            return {"evidence_missing": f"everything: {_THREADS} others are being gathered"}
+            return {"evidence_missing": f"everything: {AT_ONCE} others are being gathered"}
         try:
             run = threading.Thread(
                 target=self._run, args=(work, tuple(meant), tuple(members)), name="evidence", daemon=True
@@ -175,7 +187,7 @@ class Gatherer:
                         work.missing[part] = f"not within {bounds.wait * 1000:g} ms"
             return work.told()
 
-    def _run(self, work: _Work, meant: tuple[Meant, ...], members: tuple[int, ...]) -> None:
+    def _run(self, work: _Work, meant: tuple[Meant, ...], members: tuple[Instance, ...]) -> None:
         """In a thread."""
         name = spool_name(work.id)
         try:
@@ -186,6 +198,14 @@ class Gatherer:
                     work.missing["processes"] = f"{len(meant)} there are, the first {MOST_PROCESSES} were looked at"
                 self._read_tree(work, meant, members)
                 self._keep_begun(work, name)
+            except Exception as error:
+                with work.lock:
+                    if not work.late:
+                        # The outcome must not say that there is what nobody will find.
+                        reason = why(error) if isinstance(error, OSError) else type(error).__name__
+                        work.read.clear()
+                        work.missing["everything"] = f"it could not be kept: {reason}"
+                raise
             finally:
                 with work.lock:
                     if not work.late:
@@ -215,10 +235,12 @@ class Gatherer:
                         told = read(told)
                     except OSError as error:
                         self._miss(work, part, why(error))
+                    except (ValueError, LookupError):
+                        self._miss(work, part, "what the kernel says is not understood")
                     else:
                         self._take(work, part, told)
-                if reader.executable >= 0:
-                    work.executables[meant.pid] = reader.executable
+                    if reader.executable >= 0:
+                        work.executables[meant.pid] = reader.executable  # closed with the others, whatever comes
                 for part, reason in reader.missing.items():
                     self._miss(work, part, reason)
         except OSError as error:
@@ -227,13 +249,16 @@ class Gatherer:
         if executable is not None and executable.size > work.bounds.executable > 0:
             self._miss(work, "copy", f"{executable.size} bytes, copies are kept up to {work.bounds.executable}")
 
-    def _read_tree(self, work: _Work, meant: tuple[Meant, ...], members: tuple[int, ...]) -> None:
+    def _read_tree(self, work: _Work, meant: tuple[Meant, ...], members: tuple[Instance, ...]) -> None:
         if work.is_late():
             return
         table = {pid: stat for pid in proc.pids() if (stat := proc.read_stat(pid)) is not None}
-        found: dict[int, str] = dict.fromkeys(members, "member")
+        # Numbers are given away anew: who is not the instance that was looked at is nobody of these.
+        found = {pid: "member" for pid, start in members if pid in table and table[pid].start_ticks == start}
         for each in meant:
             above = table.get(each.pid)
+            if above is not None and above.start_ticks != each.start_ticks:
+                continue
             while above is not None and above.ppid in table and above.ppid not in found:
                 found[above.ppid] = "ancestor"
                 above = table[above.ppid]
@@ -247,7 +272,7 @@ class Gatherer:
                 return
             with contextlib.suppress(OSError), Reader(pid) as reader:
                 one = reader.relative(relation)
-                if pid not in table or one.start_ticks == table[pid].start_ticks:
+                if one.start_ticks == table[pid].start_ticks:
                     relatives.append(one)
         with work.lock:
             if not work.late:
@@ -268,19 +293,15 @@ class Gatherer:
                 work.missing.setdefault(part, reason)
 
     def _keep_begun(self, work: _Work, name: str) -> None:
-        """What was read is on disk before the signal; a crash from here on loses no more than the copy."""
+        """What was read is written before the signal; the agent's end from here on loses no more than the copy. OSError."""
         with work.lock:
-            facts = fitting(work.gathered())
-        try:
-            self._make_room()
-            folder = self.folder / name
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700)
-            _write(folder / _BEGUN, facts)
-        except OSError as error:
-            with work.lock:
-                work.missing["everything"] = f"it could not be kept: {error.strerror}"
-            raise
+            found = work.gathered()
+        facts = fitting(found)  # not with the lock held: the kill would wait for it
+        self._make_room(name)
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        _write(folder / _BEGUN, facts)
 
     def _finish(self, work: _Work, name: str) -> None:
         folder = self.folder / name
@@ -298,19 +319,30 @@ class Gatherer:
             with work.lock:
                 work.processes[pid] = replace(told, executable=executable)
         with work.lock:
-            facts = fitting(work.gathered())
-        _write(folder / FACTS, facts)
+            found = work.gathered()
+        _write(folder / FACTS, fitting(found))
         (folder / _BEGUN).unlink()
 
-    def _make_room(self) -> None:
-        """Evidence that waits too long for a controller makes room for what comes."""
-        kept = sorted(self.folder.iterdir(), key=lambda each: each.stat().st_mtime)
-        sizes = {each: sum(file.stat().st_size for file in each.iterdir()) for each in kept}
-        while kept and sum(sizes.values()) > _MOST_KEPT:
-            oldest = kept.pop(0)
-            del sizes[oldest]
-            shutil.rmtree(oldest, ignore_errors=True)
-            _log.warning("evidence was given up, as too much waits for the controller", folder=oldest.name)
+    def _make_room(self, name: str) -> None:
+        """Evidence that waits too long for a controller makes room for what comes under this name. Others write meanwhile, and
+        the link throws away what has arrived.
+        """
+        with self._room:
+            kept: list[tuple[float, int, Path]] = []
+            for folder in self.folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    sizes = [file.stat().st_size for file in folder.iterdir()]
+                    kept.append((folder.stat().st_mtime, sum(sizes), folder))
+            kept.sort()
+            total = sum(size for _, size, _ in kept)
+            for _, size, folder in kept:
+                if total <= _MOST_KEPT:
+                    break
+                if folder.name == name or not (folder / FACTS).exists():
+                    continue  # it is being written
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= size
+                _log.warning("evidence was given up, as too much waits for the controller", folder=folder.name)
 
 
 def spool_name(command_id: str) -> str:

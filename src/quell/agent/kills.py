@@ -7,7 +7,8 @@ ledger, then the action. The process that was meant is signalled last, so that a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 from quell.agent.gathering import Gatherer, gathered
 from quell.agent.group import Group
@@ -40,30 +41,69 @@ class Kills:
         find: Callable[[ProcessTarget], tuple[int, Facts]],
         clock: Callable[[], float],
         gatherer: Gatherer | None = None,
+        not_paused: Callable[[], None] = lambda: None,
     ) -> None:
-        """find: a proved handle of a process and its facts, or Refused. gatherer: as Executor's."""
+        """find: a proved handle of a process and its facts, or Refused. gatherer: as Executor's. not_paused: or Refused."""
         self._kernel = kernel
         self._ledger = ledger
         self._protected = protected
         self._find = find
         self._clock = clock
         self._gatherer = gatherer
+        self._not_paused = not_paused
         #: Commands whose pods this process has asked to end.
         self._asked: set[str] = set()
 
     def group(self, command: Command, target: ProcessTarget) -> Came:
+        evidence = self._before(command, lambda: self._group(target))
+
+        def kill() -> Came:
+            with self._group(target) as (_, (facts, _), group):
+                return _with(facts, self._acted(command, group.kill))
+
+        return _after(evidence, kill)
+
+    def tree(self, command: Command, target: ProcessTarget) -> Came:
+        evidence = self._before(command, lambda: self._tree(command, target))
+
+        def kill() -> Came:
+            with self._tree(command, target) as (_, (facts, _), tree):
+                return _with(facts, self._acted(command, tree.kill))
+
+        return _after(evidence, kill)
+
+    @contextlib.contextmanager
+    def _group(self, target: ProcessTarget) -> Iterator[tuple[Members, tuple[Facts, int], Group]]:
+        """As it is now, with its members and the proven process."""
         process, facts = self._find(target)
         with self._kernel.hurrying(), Members(self._kernel, self._protected) as members:
             members.add(process, facts)
-            group = Group(self._kernel, members, facts)
-            return _with(facts, self._acted(command, group.kill, members, [(facts, process)]))
+            yield members, (facts, process), Group(self._kernel, members, facts)
 
-    def tree(self, command: Command, target: ProcessTarget) -> Came:
+    @contextlib.contextmanager
+    def _tree(self, command: Command, target: ProcessTarget) -> Iterator[tuple[Members, tuple[Facts, int], Tree]]:
+        """As it is now, with its members and the proven process."""
         process, facts = self._find(target)
         with self._kernel.hurrying(), Members(self._kernel, self._protected) as members:
             members.add(process, facts)
             with Tree(self._kernel, members, facts, cgroup_name(command)) as tree:
-                return _with(facts, self._acted(command, tree.kill, members, [(facts, process)]))
+                yield members, (facts, process), tree
+
+    def _before(
+        self,
+        command: Command,
+        look: Callable[[], AbstractContextManager[tuple[Members, tuple[Facts, int], object]]],
+    ) -> Told:
+        """Evidence, of who is to be ended at a first look. The kill waits for it, and then everything is proved anew."""
+        if command.evidence is None:
+            return {}
+        again = self._ledger.begun(command.id)
+        with look() as (members, meant, _):
+            if not again:
+                self._ledger.begin(command)
+            told = gathered(self._gatherer, command, self._kernel, [meant], members.instances, again=again)
+        self._not_paused()
+        return told
 
     def has_left(self, command: Command) -> bool:
         """Whether a crash left a part of the tree that this command was to end, in the control groups it had made."""
@@ -86,7 +126,7 @@ class Kills:
             Members(self._kernel, self._protected) as members,
             Tree(self._kernel, members, None, cgroup_name(command)) as tree,
         ):
-            return self._acted(command, tree.kill, members, [])
+            return self._acted(command, tree.kill)
 
     def pod(self, command: Command, target: PodTarget, action: KillPod) -> Came:
         """NotYet: it was asked to end, and its grace period is not over."""
@@ -94,19 +134,22 @@ class Kills:
             raise Refused(Reason.IDENTITY, f"{target.container_id!r} is too short to name one container")
         noted: Told = {**self._ledger.noted(command.id)}
         again = self._ledger.begun(command.id)
+        evidence = {} if again or command.evidence is None else self._evidence_of_pod(command, target)
+        meant = str((noted or evidence).get("containers", "")).split()
         with self._kernel.hurrying(), Members(self._kernel, self._protected) as members:
             try:
-                pod = Pod(self._kernel, members, target, frozenset(str(noted["containers"]).split()) if noted else None)
+                pod = Pod(self._kernel, members, target, frozenset(meant) if meant else None)
             except Refused as refused:
                 if refused.reason is Reason.GONE and again:
                     self._asked.discard(command.id)
                     return OutcomeStatus.DONE, None, "", noted | {"pod": target.uid or ""}
+                if evidence:
+                    return refused.status, refused.reason, str(refused), evidence
                 raise
             now = self._clock()
             if not again:
-                noted = {"containers": " ".join(pod.containers), "pids": members.pids[:LISTED]}
+                noted = evidence | {"containers": " ".join(pod.containers), "pids": members.pids[:LISTED]}
                 noted |= {"asked_at": now} if action.grace_period else {}
-                noted |= self._evidence(command, members, pod.first())
                 self._ledger.begin(command, noted=noted)
             asked_at = noted.get("asked_at")
             if isinstance(asked_at, float) and now < asked_at + action.grace_period:
@@ -114,8 +157,17 @@ class Kills:
                 wait = min(max(_LOOK_FIRST, (now - asked_at) * _LOOK_SHARE), _LOOK_LAST)
                 raise NotYet(min(wait, asked_at + action.grace_period - now))
             self._asked.discard(command.id)
-            status, reason, why, facts = self._acted(command, pod.kill, members, [])
+            status, reason, why, facts = self._acted(command, pod.kill)
             return status, reason, why, noted | facts | {"pod": target.uid or ""}
+
+    def _evidence_of_pod(self, command: Command, target: PodTarget) -> Told:
+        """As _before, with the containers that were there: they alone are meant."""
+        with self._kernel.hurrying(), Members(self._kernel, self._protected) as members:
+            pod = Pod(self._kernel, members, target, None)
+            told = gathered(self._gatherer, command, self._kernel, pod.first(), members.instances)
+            told |= {"containers": " ".join(pod.containers)}
+        self._not_paused()
+        return told
 
     def _ask(self, command: Command, pod: Pod) -> None:
         """Once, and again after a restart, since it is not known whether it came to that before."""
@@ -124,20 +176,24 @@ class Kills:
             point("agent.before-action")
             pod.terminate()
 
-    def _acted(
-        self, command: Command, act: Callable[[], Came], members: Members, meant: Sequence[tuple[Facts, int]]
-    ) -> Came:
-        """meant: the proven processes of which evidence is gathered first; it names the other members too."""
+    def _acted(self, command: Command, act: Callable[[], Came]) -> Came:
         if not self._ledger.begun(command.id):
             self._ledger.begin(command)
-        evidence = self._evidence(command, members, meant) if meant else {}
         point("agent.before-action")
-        status, reason, why, told = act()
+        came = act()
         point("agent.after-action")
-        return status, reason, why, evidence | told
+        return came
 
-    def _evidence(self, command: Command, members: Members, meant: Sequence[tuple[Facts, int]]) -> Told:
-        return gathered(self._gatherer, command, self._kernel, meant, members.pids)
+
+def _after(evidence: Told, act: Callable[[], Came]) -> Came:
+    """What an action came to, with the evidence from before it; also where it came to nothing."""
+    try:
+        status, reason, why, told = act()
+    except Refused as refused:
+        if not evidence:
+            raise
+        return refused.status, refused.reason, str(refused), evidence
+    return status, reason, why, evidence | told
 
 
 def _with(facts: Facts, came: Came) -> Came:

@@ -60,6 +60,11 @@ class Members:
     def pids(self) -> list[int]:
         return [*self._replaced, *self.held]
 
+    @property
+    def instances(self) -> list[tuple[int, int]]:
+        """Pids, each with its start in ticks."""
+        return [(pid, facts.process.start_ticks or 0) for pid, (facts, _) in self.held.items()]
+
     def add(self, process: int, facts: Facts) -> None:
         """One that is proved already. Its handle is closed with the others."""
         self.held[facts.process.pid or 0] = (facts, process)

@@ -197,7 +197,7 @@ class Controller:
             self._submit_own,
             self.rehearsals.rehearse,
         )
-        self.evidence = EvidenceKeeper(store)
+        self.evidence = EvidenceKeeper(store, lambda: self.live.settings.safety.evidence_executable)
         self.approvals = Approvals(store, self.pipeline, time.time, self._write_failed)
         self._set_agents()
         _freeze()

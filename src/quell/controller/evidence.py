@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
 import msgspec
 import structlog
 
 from quell.channel.messages import Evidence, EvidenceAck, EvidencePiece, Hello
-from quell.model.decision import ActionRecord
+from quell.errors import StoreError
+from quell.model.decision import ActionRecord, Status
 from quell.model.evidence import EvidenceSummary, Gathered, StoredEvidence
 from quell.model.subject import NetworkTarget, PodTarget, ProcessTarget, Target
 from quell.storage import evidence
@@ -43,8 +44,11 @@ class _Upload:
 class EvidenceKeeper:
     """On the event loop's thread only."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, most: Callable[[], int] = lambda: _MOST_COPY) -> None:
+        """most: bytes of a copy that is taken, whatever an agent says."""
         self._store = store
+        self._most = most
+        self._store.write(evidence.drop_parts, _told)  # of agents that were at it when the controller ended
         #: By agent and command: the copies that are still to come, the first of them under way.
         self._uploads: dict[tuple[str, str], list[_Upload]] = {}
 
@@ -57,7 +61,13 @@ class EvidenceKeeper:
     def lost(self, agent: str) -> None:
         """Its link has ended: it begins anew with the next one."""
         for key in [key for key in self._uploads if key[0] == agent]:
-            del self._uploads[key]
+            self._give_up(key)
+
+    def _give_up(self, key: tuple[str, str]) -> None:
+        """What has come of the copy under way is thrown away."""
+        uploads = self._uploads.pop(key, [])
+        if uploads:
+            self._store.write(partial(evidence.end_copy, sha256=uploads[0].sha256, right=False), _told)
 
     def of_event(self, event_id: str) -> list[StoredEvidence]:
         return self._store.read(lambda connection: evidence.of_event(connection, event_id))
@@ -99,16 +109,30 @@ class EvidenceKeeper:
             agent=hello.agent,
             received=stored.received,
         )
-        await asyncio.wrap_future(self._store.submit(keep))
+        if not await asyncio.wrap_future(self._store.submit(keep)):
+            _log.warning("an agent sent evidence of another's command", agent=hello.agent, command=gathered.id)
+            return EvidenceAck(id=gathered.id)
         _log.info("evidence was gathered", command=gathered.id, agent=hello.agent, missing=sorted(gathered.missing))
-        wanted = {sha256: size for sha256, size in evidence.copies(gathered).items() if 0 < size <= _MOST_COPY}
+        wanted = {sha256: size for sha256, size in evidence.copies(gathered).items() if 0 < size <= self._most()}
         there = await asyncio.to_thread(self._store.read, partial(evidence.whole, hashes=wanted))
-        under_way = {upload.sha256 for uploads in self._uploads.values() for upload in uploads}
-        uploads = [_Upload(*each) for each in wanted.items() if each[0] not in there | under_way]
+        key = (hello.agent, gathered.id)
+        self._give_up(key)  # sent a second time, it begins anew
+        own = {each.sha256 for (agent, _), each in self._coming() if agent == hello.agent}
+        others = {each.sha256 for (agent, _), each in self._coming() if agent != hello.agent}
+        if others & (wanted.keys() - there):
+            # Until it has come whole another agent's word is no reason to let go of this copy: it is sent again.
+            return None
+        uploads = [_Upload(*each) for each in wanted.items() if each[0] not in there | own]
         if not uploads:
             return EvidenceAck(id=gathered.id)
-        self._uploads[hello.agent, gathered.id] = uploads
-        return await self._ask(hello.agent, gathered.id)
+        self._uploads[key] = uploads
+        return await self._ask(*key)
+
+    def _coming(self) -> Iterator[tuple[tuple[str, str], _Upload]]:
+        """By agent and command, all copies that are to come."""
+        for key, uploads in self._uploads.items():
+            for each in uploads:
+                yield key, each
 
     async def _ask(self, agent: str, command: str) -> EvidenceAck:
         """For the first piece of the next copy, if there is one to come."""
@@ -141,15 +165,24 @@ class EvidenceKeeper:
         return await self._ask(agent, piece.id)
 
 
+def _told(error: StoreError | None) -> None:
+    if error is not None:
+        _log.warning("parts of copies could not be thrown away", error=str(error))
+
+
 def _piece(connection: sqlite3.Connection, *, sha256: str, offset: int) -> bytes:
     return evidence.piece(connection, sha256, offset)
 
 
 def _was_asked(record: ActionRecord, hello: Hello) -> bool:
-    """Whether evidence was to be gathered for it, by this agent. What was held names its agent only in its command."""
+    """Whether evidence was to be gathered for it, by this agent. What was held names its agent only in its command, which
+    goes to the one on the target's node.
+    """
     if not record.evidence or record.target is None:
         return False
-    return record.agent == hello.agent if record.agent else _node(record.target) in (None, hello.node)
+    if record.status is Status.GRANTED:
+        return record.agent == hello.agent
+    return record.status is Status.HELD and _node(record.target) in (None, hello.node)
 
 
 def _node(target: Target) -> str | None:

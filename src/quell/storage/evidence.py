@@ -14,6 +14,7 @@ from quell.model.evidence import EvidenceSummary, Gathered, StoredEvidence
 _KEEP = """
 INSERT INTO evidence (id, event, agent, time, received, size, body) VALUES (?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET time = excluded.time, size = excluded.size, body = excluded.body
+        WHERE evidence.agent = excluded.agent
     RETURNING n
 """
 _WHOLE = """
@@ -30,15 +31,21 @@ def pack(facts: bytes) -> bytes:
 
 def keep(
     connection: sqlite3.Connection, gathered: Gathered, packed: bytes, *, event: str, agent: str, received: float
-) -> None:
-    """Adds it, or replaces what was gathered for the same command. received: of the event, epoch seconds."""
+) -> bool:
+    """Adds it, or replaces what its agent gathered for the same command. received: of the event, epoch seconds. False: it is
+    another agent's, whose word stands.
+    """
     row = (gathered.id, event, agent, gathered.time, received, len(packed), packed)
-    (n,) = connection.execute(_KEEP, row).fetchone()
+    kept = connection.execute(_KEEP, row).fetchone()
+    if kept is None:
+        return False
+    (n,) = kept
     connection.execute("DELETE FROM evidence_executables WHERE evidence = ?", (n,))
     connection.executemany(
         "INSERT OR IGNORE INTO evidence_executables (evidence, sha256) VALUES (?, ?)",
         [(n, sha256) for sha256 in copies(gathered)],
     )
+    return True
 
 
 def copies(gathered: Gathered) -> dict[str, int]:
@@ -83,6 +90,11 @@ def end_copy(connection: sqlite3.Connection, sha256: str, *, right: bool) -> Non
         connection.execute("DELETE FROM executables WHERE sha256 = ? AND whole = 0", (sha256,))
 
 
+def drop_parts(connection: sqlite3.Connection) -> None:
+    """What came of copies that nobody goes on with."""
+    connection.execute("DELETE FROM executables WHERE whole = 0")
+
+
 def size_of(connection: sqlite3.Connection, sha256: str) -> int | None:
     """Bytes of a copy; None: there is none."""
     found = connection.execute("SELECT size FROM executables WHERE sha256 = ? AND whole = 1", (sha256,)).fetchone()
@@ -125,10 +137,13 @@ def recent(connection: sqlite3.Connection, limit: int, before: str | None = None
 
 
 def bytes_of(connection: sqlite3.Connection) -> int:
-    """Of everything here."""
+    """Of everything here: of a copy that is on its way what has come of it, whatever its agent says it will be."""
     (facts,) = connection.execute("SELECT coalesce(sum(size), 0) FROM evidence").fetchone()
-    (files,) = connection.execute("SELECT coalesce(sum(size), 0) FROM executables").fetchone()
-    return int(facts) + int(files)
+    (files,) = connection.execute("SELECT coalesce(sum(size), 0) FROM executables WHERE whole = 1").fetchone()
+    (parts,) = connection.execute(
+        "SELECT coalesce(sum(length(data)), 0) FROM executables JOIN executable_pieces USING (sha256) WHERE whole = 0"
+    ).fetchone()
+    return int(facts) + int(files) + int(parts)
 
 
 def trim(connection: sqlite3.Connection, *, most: int, oldest: float, rows: int) -> bool:
