@@ -72,7 +72,7 @@ def test_a_group_is_made_and_its_members_are_seen(logged_in: Callable[[str], Pag
 def test_a_name_that_is_taken_is_refused_at_its_field(logged_in: Callable[[str], Page], complaints: Complaints) -> None:
     page = logged_in("author")
     complaints.expect("409", "422")
-    for name, told in (("shop", "there is such a group already"), ("containers", "always there")):
+    for name, told in (("shop", "there is a Group named shop already"), ("containers", "always there")):
         page.goto("/console/groups/new")
         page.get_by_label("Name", exact=True).fill(name)
         page.get_by_label("Key 1").fill("namespace")

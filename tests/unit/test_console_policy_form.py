@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from quell.api.problem import Refusal
 from quell.console.page import Query
-from quell.console.policy_form import PolicyForm, document_of, form_of, read_form
+from quell.console.policy_form import PolicyForm, document_of, form_of, read_form, unfit
 from quell.documents.load import load_text, load_values
 from quell.documents.write import to_document
 
@@ -109,3 +110,26 @@ def test_what_is_left_empty_is_not_written() -> None:
         "enabled": False,
         "response": {"default": [], "actions": []},
     }
+
+
+def altered(**spec: Any) -> dict[str, Any]:
+    """The first policy, with these in place of its own."""
+    document = {**DOCUMENTS[0], "spec": {**DOCUMENTS[0]["spec"], **spec}}
+    [policy] = load_values([document]).policies
+    return to_document(policy)
+
+
+def test_what_a_form_would_not_give_back_is_edited_as_text() -> None:
+    for document in DOCUMENTS:
+        assert unfit(form_of(document), document) == ""
+    comma = altered(containerSelector={"matchFields": {"image": "registry.example/a,b:*"}})
+    assert "comma" in unfit(form_of(comma), comma)
+    entry = {"makeRedFlag": {"severity": "low", "processSelector": {"matchFields": {"exe": "/bin/*"}}}}
+    many = altered(response={"default": [], "actions": [entry] * 101})
+    assert "more conditions or entries" in unfit(form_of(many), many)
+
+
+def test_nothing_that_was_filled_in_is_left_out_without_a_word() -> None:
+    fields = {f"actions-{number}-action": ["makeRedFlag"] for number in range(101)}
+    with pytest.raises(Refusal, match="at most 100"):
+        read_form(Query({"type": ["container"], **fields}), {})

@@ -65,6 +65,7 @@ class App:
         self._observing = Observing(controller, self.auth, controller.settings.ingest)
         self._health = Health(controller)
         self._metrics = Metrics(controller, self.links)
+        server = controller.settings.server
         self.services = Services(
             controller=controller,
             auth=self.auth,
@@ -72,12 +73,11 @@ class App:
             links=self.links,
             searching=Searching(controller),
             overviews=Overviews(controller, time.time),
+            limit=RateLimit(server.rate_limit, server.rate_burst),
         )
         self._rest = rest(self.services)
         self._pages: Pages | None = None
         self._authority = b""
-        server = controller.settings.server
-        self._limit = RateLimit(server.rate_limit, server.rate_burst)
         # Litestar has names of its own for the same types.
         self._once = Idempotency(self._rest, controller.store)  # type: ignore[arg-type]
 
@@ -129,7 +129,7 @@ class App:
                     if (scope["method"], path) not in _OPEN:
                         caller = scope.setdefault("state", {})["caller"] = self.auth.identify(scope)
                         caller.need(Permission.READ)
-                        self._limit.take(str(caller.actor))
+                        self.services.limit.take(str(caller.actor))
                     await self._once(scope, receive, send)
         except QuellError as error:
             await refusal(error).send(send)

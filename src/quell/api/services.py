@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from quell.api.accounts import Accounts
 from quell.api.auth import Auth
+from quell.api.limits import RateLimit
 from quell.api.link import AgentLinks
 from quell.api.search import Searching
 from quell.controller.controller import Controller
@@ -19,3 +20,5 @@ class Services(Struct, frozen=True, kw_only=True):
     links: AgentLinks
     searching: Searching
     overviews: Overviews
+    #: Of each caller, over REST and in the console together.
+    limit: RateLimit

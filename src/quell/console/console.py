@@ -97,6 +97,21 @@ class Console:
     async def _page(self, scope: Scope, receive: Receive, send: Send, query: Query) -> None:
         browser = self._auth.browser(scope)
         caller, secret = browser or (self._auth.identify(scope), b"")
+        self._services.limit.take(str(caller.actor))
+        status = 0
+        try:
+            status = await self._answered(scope, receive, send, query, caller, secret)
+        except QuellError as error:
+            status = refusal(error).status
+            raise
+        finally:
+            if status == 403:
+                self._services.accounts.told.denied(caller.actor, caller.role.value, scope["method"], scope["path"])
+
+    async def _answered(
+        self, scope: Scope, receive: Receive, send: Send, query: Query, caller: Caller, secret: bytes
+    ) -> int:
+        """The page's status. Refusal."""
         caller.need(Permission.READ)
         name, route, parts = _route(scope)
         caller.need(route.needs)
@@ -120,9 +135,11 @@ class Console:
             case View():
                 html = render(answer.template, shown, answer.values)
                 await send_html(send, answer.status, html, shown)
+                return answer.status
             case Moved():
                 told = [keep_told(answer.told, secret)] if answer.told and secret else []
                 await send_moved(send, answer.to, told)
+                return HTTPStatus.SEE_OTHER
 
     async def _look(self, scope: Scope, receive: Receive, send: Send, name: str) -> None:
         """The stream of a live page. That it is open is no use of the session, which runs out as if nobody were there."""

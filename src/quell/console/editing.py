@@ -11,11 +11,11 @@ from msgspec import Struct
 
 from quell.api.problem import Refusal
 from quell.api.routes.documents import editing, only, read, refused
-from quell.console.page import Call
+from quell.console.page import Call, Moved, address
 from quell.controller.editing import Change, Editing
-from quell.controller.rulebook import Application, Key, name_of
+from quell.controller.rulebook import Application, Kept, Key, name_of
 from quell.documents.load import Documents, Thing
-from quell.errors import DocumentError, Problem
+from quell.errors import DocumentConflict, DocumentError, Problem
 
 #: Lines that are shown above and below one that something is wrong with.
 _AROUND = 2
@@ -61,7 +61,7 @@ async def edited(
                 Application(documents=documents, take_over=take_over),
                 editing(call.caller),
                 dry_run=not save,
-                expect=_all_new(rulebook, documents) if key is None else same_version(rulebook, key, revision),
+                expect=all_new(rulebook, documents) if key is None else same_version(rulebook, key, revision),
             )
         )
     except DocumentError as error:
@@ -73,6 +73,31 @@ async def edited(
         changes=tuple(done.changes),
         saved=save,
     )
+
+
+async def submitted(call: Call, key: Key | None) -> tuple[str, Edited]:
+    """The text of a form of editor.html, and what came of it. key: as of `edited`."""
+    form = call.form
+    text = form.one("text").replace("\r\n", "\n")
+    save, take_over = form.one("do") == "save", "take_over" in form
+    return text, await edited(call, text, key, form.one("revision"), save=save, take_over=take_over)
+
+
+def saved(found: Edited, kind: str, page: str, where: str) -> Moved | None:
+    """Where it was saved: to the document of this kind, /console/PAGE/WHERE/NAME, or to the page."""
+    if not found.saved:
+        return None
+    names = [each.name for each in found.changes if each.kind == kind]
+    told = "; ".join([f"{each.kind} {each.name} {each.verb}" for each in found.changes])
+    warnings = [warning for each in found.changes for warning in each.warnings]
+    return Moved(to=address(page, where, names[0]) if names else address(page), told=". ".join([told, *warnings]) + ".")
+
+
+def in_force(kept: Kept | None, name: str, revision: str | None) -> dict[str, str]:
+    """What an editor says of the document that is edited; None: a new one. revision: as it was sent, or that in force."""
+    if kept is None:
+        return {"name": "", "revision": "", "source": ""}
+    return {"name": name, "revision": str(kept.revision) if revision is None else revision, "source": kept.source}
 
 
 def same_version(rulebook: Editing, key: Key, revision: str) -> Callable[[], None]:
@@ -133,8 +158,8 @@ def _by_line(problems: Iterable[Problem], lines: int) -> dict[int, list[Problem]
     return found
 
 
-def _all_new(rulebook: Editing, documents: Documents) -> Callable[[], None]:
-    """DocumentError: what is to be new is there."""
+def all_new(rulebook: Editing, documents: Documents) -> Callable[[], None]:
+    """To be asked when it is applied. DocumentConflict: what is to be new is there."""
 
     def check() -> None:
         problems = [
@@ -142,13 +167,13 @@ def _all_new(rulebook: Editing, documents: Documents) -> Callable[[], None]:
                 file="",
                 line=thing.source.line,
                 path="metadata.name",
-                message=f"there is {name_of(thing)} already: choose another name, or edit that one",
+                message=f"there is a {key.kind} named {key.name} already: choose another name, or edit that one",
             )
             for thing in _all(documents)
-            if name_of(thing) in rulebook.kept
+            if (key := name_of(thing)) in rulebook.kept
         ]
         if problems:
-            raise DocumentError(problems)
+            raise DocumentConflict(problems)
 
     return check
 

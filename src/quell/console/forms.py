@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from urllib.parse import parse_qs
 
 from quell.api.asgi import Receive, Scope
@@ -48,3 +48,8 @@ def text(form: Query, name: str, most: int = 1000) -> str:
     if len(found) > most:
         raise Refusal(422, f"{name}: expected at most {most} characters, got {len(found)}")
     return found
+
+
+def with_value(options: Sequence[tuple[str, str]], value: str) -> list[tuple[str, str]]:
+    """Options of a filter: a value that came in the address and is none of them is one too."""
+    return [*options, *([] if value in dict(options) else [(value, value)])]

@@ -14,15 +14,20 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from quell.api.problem import Refusal
 from quell.console.page import Query
+from quell.documents.load import load_values
 from quell.documents.options import Parameter
 from quell.documents.policy_options import PolicyTypeOption, policy_options
+from quell.documents.write import to_document
+from quell.errors import DocumentError
 from quell.model.policy import PolicyType
 
 #: Fields of a spec that the form has; all others stay.
 _HAS = {"mode", "enabled", "rulesets", "allowedFlags", "response"}
 #: Conditions, and entries, that are read.
 _MOST = 100
+_NO_FIELDS = "it says something that a form has no fields for, such as a value with a comma"
 _SIMPLE = ("matchFields", "matchLabels")
 _DO = re.compile(r"(add|remove):([a-z0-9-]+)")
 
@@ -135,6 +140,21 @@ def options_of(type_: str) -> Options:
     )
 
 
+def unfit(form: PolicyForm, document: Mapping[str, Any]) -> str:
+    """Why the form would not give back what its document says, so that it has to be edited as text; "": it would.
+
+    document: as quell.documents.write makes it.
+    """
+    entries = (*form.default, *form.actions)
+    if max(map(len, (form.scope, form.default, form.actions, *(each.conditions for each in entries)))) > _MOST:
+        return f"it has more conditions or entries than the {_MOST} of a form"
+    try:
+        [again] = load_values([document_of(form, document)]).policies
+    except DocumentError:
+        return _NO_FIELDS
+    return "" if to_document(again) == document else _NO_FIELDS
+
+
 def form_of(document: Mapping[str, Any]) -> PolicyForm:
     """document: as quell.documents.write makes it."""
     metadata, spec = document["metadata"], document["spec"]
@@ -154,7 +174,7 @@ def form_of(document: Mapping[str, Any]) -> PolicyForm:
 
 
 def read_form(form: Query, base: Mapping[str, Any]) -> PolicyForm:
-    """What was filled in. base: the document that is edited; {}: a new one."""
+    """What was filled in. base: the document that is edited; {}: a new one. Refusal 422: more than a form has."""
     types = {each.value for each in PolicyType}
     type_ = base["metadata"]["type"] if base else form.one("type")
     return PolicyForm(
@@ -252,6 +272,7 @@ def _read_conditions(form: Query, place: str) -> Iterator[Condition]:
             operator=form.one(f"{name}-operator"),
             values=form.one(f"{name}-values"),
         )
+    _no_more(form, f"{place}-{_MOST}-part")
 
 
 def _read_entries(form: Query, place: str) -> Iterator[Entry]:
@@ -270,6 +291,13 @@ def _read_entries(form: Query, place: str) -> Iterator[Entry]:
             },
             conditions=tuple(_read_conditions(form, f"{name}-if")),
         )
+    _no_more(form, f"{place}-{_MOST}-action")
+
+
+def _no_more(form: Query, name: str) -> None:
+    """Refusal 422: nothing that was filled in is left out without a word."""
+    if form.sent(name):
+        raise Refusal(422, f"a form has at most {_MOST} conditions or entries in one place: edit the policy as YAML")
 
 
 # ---- into a document

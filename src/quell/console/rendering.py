@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import jinja2
-import msgspec
 from msgspec import Struct
 
 from quell import __version__
@@ -20,7 +19,7 @@ from quell.api.auth import Caller
 from quell.api.roles import Permission
 from quell.console import charts, targets, words
 from quell.console.assets import assets
-from quell.console.page import ROOT, Page, Query, Section, address
+from quell.console.page import ROOT, Page, Section, address
 from quell.model import action
 
 #: Of the pages: only our own scripts, styles and pictures, from this server, and nothing inline.
@@ -171,7 +170,6 @@ def environment() -> jinja2.Environment:
         "about": words.about,
         "ago": words.ago,
         "breaks": words.breaks,
-        "clock": words.clock,
         "consequence": targets.consequence,
         "count": words.count,
         "doing": targets.doing,
@@ -181,7 +179,6 @@ def environment() -> jinja2.Environment:
         "span": words.span,
         "target": targets.target,
         "word": action.word,
-        "pretty": _pretty,
         "quoted": lambda text: quote(text, safe=""),
     }
     made.globals |= {
@@ -190,7 +187,6 @@ def environment() -> jinja2.Environment:
         "address": address,
         "asset": _address,
         "share": charts.share,
-        "no_query": Query({}),
         "themes": THEMES,
     }
     return made
@@ -199,7 +195,3 @@ def environment() -> jinja2.Environment:
 def _address(name: str) -> str:
     found = assets().get(name)
     return "" if found is None else found.address
-
-
-def _pretty(value: object) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -86,3 +88,10 @@ def breaks(text: str) -> Markup:
     for sign in (".", ":", "/"):
         told = told.replace(sign, Markup(f"{sign}<wbr>"))  # noqa: S704 - one of these signs
     return told
+
+
+def requirements(part: Any) -> list[str]:
+    """One of a selector's parts as it is written, matchFields or matchExpressions: each requirement as a line."""
+    if isinstance(part, Mapping):
+        return [f"{key} {value}" for key, value in part.items()]
+    return [f"{each['key']} {each['operator']} {', '.join(each.get('values', ()))}".rstrip() for each in part]

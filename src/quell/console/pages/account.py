@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from quell.api.accounts.passwords import is_same
 from quell.api.problem import Refusal
 from quell.console.page import Call, Moved, Page, Route, Section, View
+from quell.storage import users
 from quell.storage.sessions import Session
 
 
@@ -43,11 +46,13 @@ async def end(call: Call) -> Moved:
 
 async def _show(call: Call, refused: Refusal | None = None) -> View:
     caller = call.caller
+    name, store = caller.name, call.services.controller.store
+    user = None if caller.kind != "user" else await asyncio.to_thread(store.read, lambda held: users.get(held, name))
     values = {
         "sessions": await _sessions(call),
         "current": caller.session,
         "rights": sorted(right.value for right in caller.rights),
-        "has_password": caller.kind == "user" and call.services.accounts.password_login,
+        "has_password": user is not None and user.source == users.LOCAL,
         "least": call.services.controller.live.settings.accounts.password_min_length,
         "refused": "" if refused is None else refused.detail.removeprefix("old_password: "),
     }

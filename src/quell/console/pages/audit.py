@@ -71,7 +71,7 @@ async def show(call: Call) -> View:
 
 async def one(call: Call) -> View:
     number, store = call.path["n"], call.services.controller.store
-    if not number.isdigit() or len(number) > 12:
+    if not number.isascii() or not number.isdigit() or len(number) > 12:
         raise Refusal(404, f"no entry {number[:40]}")
     found = await asyncio.to_thread(store.read, lambda held: audit.recent(held, 1, int(number) + 1))
     if not found or found[0].n != int(number):

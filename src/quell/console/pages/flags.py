@@ -17,7 +17,7 @@ from quell.api.routes.flags import (
     found,
     take_back,
 )
-from quell.console.forms import by_field
+from quell.console.forms import by_field, with_value
 from quell.console.page import Call, Moved, Page, Query, Route, Section, View, address
 from quell.console.pages.notifications import flat
 from quell.errors import FilterError, Problem
@@ -64,8 +64,8 @@ async def show(call: Call) -> View:
         "query": query,
         "errors": errors,
         "problems": problems,
-        "severities": _with(_SEVERITIES, query.one("severity")),
-        "classes": _with(_CLASSES, query.one("flag_class")),
+        "severities": with_value(_SEVERITIES, query.one("severity")),
+        "classes": with_value(_CLASSES, query.one("flag_class")),
         "seen": _SEEN,
         "more": [(name, _LABELS.get(name, name.capitalize())) for name in more],
         "more_used": any(query.one(name) for name in more),
@@ -151,11 +151,6 @@ def _wanted(query: Query) -> Any:
         acknowledged=None if seen not in ("true", "false") else seen == "true",
         **{name: query.all(name) for name in _SEVERAL},
     )
-
-
-def _with(options: tuple[tuple[str, str], ...], value: str) -> list[tuple[str, str]]:
-    """A value that came in the address and is none of the options is one too."""
-    return [*options, *([] if value in dict(options) else [(value, value)])]
 
 
 def _asker(reference: str) -> tuple[str, str]:

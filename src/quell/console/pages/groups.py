@@ -12,7 +12,8 @@ from msgspec import Struct
 from quell.api.problem import Refusal
 from quell.api.roles import Permission
 from quell.api.routes.documents import editing, refused
-from quell.console.editing import same_version
+from quell.console.editing import all_new, same_version
+from quell.console.forms import with_value
 from quell.console.page import Call, Moved, Page, Query, Route, Section, View, address
 from quell.console.pages.rules import held_by
 from quell.controller.inventory import GroupListed
@@ -138,7 +139,7 @@ async def show(call: Call) -> View:
         "start": start,
         "rows": _ROWS,
         "query": query,
-        "kinds": [*_KINDS, *([] if kind in dict(_KINDS) else [(kind, kind)])],
+        "kinds": with_value(_KINDS, kind),
         "filtered": bool(text or kind),
     }
     return View(template="pages/groups.html", values=values)
@@ -173,9 +174,6 @@ async def make(call: Call) -> View | Moved:
     form = GroupForm(call.form)
     if call.form.one("do") != "save":
         return await _form(call, form)
-    if Key("Group", form.name) in call.services.controller.rulebook.kept:
-        told = Problem(file="", path="metadata.name", message="there is such a group already: take another name")
-        return await _form(call, form, error=DocumentConflict([told]))
     return await _save(call, form, form.name, None)
 
 
@@ -204,7 +202,8 @@ async def _save(call: Call, form: GroupForm, name: str, of: Shown | None) -> Vie
     try:
         documents = await asyncio.to_thread(load_values, [form.document(name)], "")
         wanted = Application(documents=documents, take_over="take_over" in call.form)
-        expect = same_version(rulebook, key, call.form.one("revision")) if of is not None else _anything
+        revision = call.form.one("revision")
+        expect = all_new(rulebook, documents) if of is None else same_version(rulebook, key, revision)
         done = await rulebook.apply(wanted, editing(call.caller), expect=expect)
     except DocumentError as error:
         return await _form(call, form, of=of, error=error)
@@ -215,10 +214,6 @@ async def _save(call: Call, form: GroupForm, name: str, of: Shown | None) -> Vie
     for warning in (*(warned.message for warned in documents.warnings), *change.warnings):
         told += f" {warning[0].upper()}{warning[1:]}."
     return Moved(to=address("groups", "of", name), told=told)
-
-
-def _anything() -> None:
-    """Of no version."""
 
 
 async def _checked(call: Call, form: GroupForm, name: str) -> dict[str, Any]:

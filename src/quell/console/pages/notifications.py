@@ -14,7 +14,7 @@ from quell.api.problem import Refusal
 from quell.api.roles import Permission
 from quell.api.search import filters
 from quell.api.services import Services
-from quell.console.forms import by_field
+from quell.console.forms import by_field, with_value
 from quell.console.page import Call, Page, Parts, Route, Section, View
 from quell.console.rendering import fragment
 from quell.controller import notifications
@@ -96,8 +96,8 @@ async def show(call: Call) -> View:
         "query": query,
         "errors": errors,
         "problems": problems,
-        "levels": _with(_LEVELS, query.one("level")),
-        "since": _with(_SINCE, query.one("since")),
+        "levels": with_value(_LEVELS, query.one("level")),
+        "since": with_value(_SINCE, query.one("since")),
         "more": more,
         "rows": _ROWS,
         "more_used": any(query.one(name) for name in (*more, "decided", "include_suppressed")),
@@ -152,11 +152,6 @@ def live(services: Services) -> Parts:
         return {"pulse": fragment("pages/notifications_pulse.html", written=written, rate=rate)}
 
     return parts
-
-
-def _with(options: tuple[tuple[str, str], ...], value: str) -> list[tuple[str, str]]:
-    """A value that came in the address and is none of the options is one too."""
-    return [*options, *([] if value in dict(options) else [(value, value)])]
 
 
 def _which(word_of_list: str) -> NotificationList:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -21,12 +22,13 @@ from quell.api.routes.policies import (
     simulated,
     standing,
 )
-from quell.console.editing import Edited, edited, same_version
+from quell.console.editing import Edited, edited, in_force, same_version, saved, submitted
 from quell.console.page import Call, Moved, Page, Query, Route, Section, View, address
-from quell.console.policy_form import PolicyForm, document_of, form_of, options_of, read_form
+from quell.console.policy_form import PolicyForm, document_of, form_of, options_of, read_form, unfit
+from quell.console.words import requirements
 from quell.controller.policy_changes import plan_enable, plan_mode
 from quell.controller.rule_changes import Options
-from quell.controller.rulebook import Key
+from quell.controller.rulebook import Kept, Key
 from quell.documents.write import SEPARATOR, as_yaml, to_document
 from quell.guardian.fingerprint import Kind
 from quell.matching.policies import PolicyStatus
@@ -70,13 +72,15 @@ async def show(call: Call) -> View:
         and type_ in ("", policy.type.value)
         and status in ("", policy_status(policy, known).value)
     ]
-    shown = [_line(policy, each) for (policy, _), each in zip(chosen, _all(call, chosen), strict=True)]
     column, falling = _order(query.one("sort", "name"))
-    shown.sort(key=lambda line: line.policy.name.casefold())
-    shown.sort(key=lambda line: _sort_key(line, column), reverse=falling)
+    key = _sort_key(column, known, controller.guardian.deviations.totals() if column == "deviations" else {})
+    chosen.sort(key=lambda one: one[0].name.casefold())
+    chosen.sort(key=key, reverse=falling)
     start = query.number("from", 0, least=0, most=10**6)
+    tell = showing(controller)
     values = {
-        "policies": shown[start : start + _ROWS],
+        # Only these are written out: with thousands of policies all of them would take long.
+        "policies": [_line(policy, tell(policy, kept)) for policy, kept in chosen[start : start + _ROWS]],
         "start": start,
         "rows": _ROWS,
         "found": len(chosen),
@@ -144,7 +148,11 @@ async def save_new(call: Call) -> View | Moved:
 
 async def edit(call: Call) -> View:
     policy, _ = policy_named(call.services.controller, call.path["name"])
-    return _form(call, policy, form_of(to_document(policy)), None)
+    document = to_document(policy)
+    form = form_of(document)
+    if why := await asyncio.to_thread(unfit, form, document):
+        return _text(call, policy, as_yaml(document), None, no_form=why)
+    return _form(call, policy, form, None)
 
 
 async def save(call: Call) -> View | Moved:
@@ -163,19 +171,10 @@ async def save_text(call: Call) -> View | Moved:
 
 
 async def _save_text(call: Call, policy: Policy | None) -> View | Moved:
-    form = call.form
-    text = form.one("text").replace("\r\n", "\n")
-    found = await edited(
-        call,
-        text,
-        None if policy is None else Key("Policy", policy.name),
-        form.one("revision"),
-        save=form.one("do") == "save",
-        take_over="take_over" in form,
-    )
-    if form.one("do") == "look":
+    text, found = await submitted(call, None if policy is None else Key("Policy", policy.name))
+    if call.form.one("do") == "look":
         return View(template="findings.html", values={"edited": found})
-    return _saved(found) or _text(call, policy, text, found, revision=form.one("revision"))
+    return _saved(found) or _text(call, policy, text, found, revision=call.form.one("revision"))
 
 
 async def _save_form(call: Call, policy: Policy | None) -> View | Moved:
@@ -197,15 +196,7 @@ async def _save_form(call: Call, policy: Policy | None) -> View | Moved:
 
 
 def _saved(found: Edited) -> Moved | None:
-    """To the policy, where it was saved."""
-    if not found.saved:
-        return None
-    policy = next((each for each in found.changes if each.kind == "Policy"), None)
-    told = "; ".join([f"{each.kind} {each.name} {each.verb}" for each in found.changes])
-    warnings = [warning for each in found.changes for warning in each.warnings]
-    told = ". ".join([told, *warnings])
-    to = PAGE.address if policy is None else address("policies", "policy", policy.name)
-    return Moved(to=to, told=f"{told}.")
+    return saved(found, "Policy", "policies", "policy")
 
 
 def _text(
@@ -216,10 +207,17 @@ def _text(
     *,
     revision: str | None = None,
     made_of: Sequence[Any] = (),
+    no_form: str = "",
 ) -> View:
     return View(
         template="pages/policies_text.html",
-        values={**_about(call, policy, revision), "text": text, "edited": found, "made_of": made_of},
+        values={
+            **_about(call, policy, revision),
+            "text": text,
+            "edited": found,
+            "made_of": made_of,
+            "no_form": no_form,
+        },
         status=422 if found is not None and found.count else 200,
     )
 
@@ -244,14 +242,8 @@ def _form(
 
 def _about(call: Call, policy: Policy | None, revision: str | None) -> dict[str, Any]:
     """revision: as it was sent; None: the one in force."""
-    if policy is None:
-        return {"name": "", "revision": "", "source": ""}
-    _, kept = policy_named(call.services.controller, policy.name)
-    return {
-        "name": policy.name,
-        "revision": str(kept.revision) if revision is None else revision,
-        "source": kept.source,
-    }
+    name = "" if policy is None else policy.name
+    return in_force(None if policy is None else policy_named(call.services.controller, name)[1], name, revision)
 
 
 # ---- made of what was seen
@@ -311,45 +303,38 @@ async def switch(call: Call) -> Moved:
 
 
 async def enable_form(call: Call) -> View:
-    policy, kept = policy_named(call.services.controller, call.path["name"])
-    return View(
-        template="pages/policies_enable.html",
-        values={"policy": showing(call.services.controller)(policy, kept), "revision": kept.revision},
-    )
+    return _ask(call, "pages/policies_enable.html")
 
 
 async def enable(call: Call) -> Moved:
-    name = call.path["name"]
-    return await _changed(
-        call,
-        lambda kept, edition, options: plan_enable(kept, name, on=True, edition=edition, options=options),
-        f"Policy {name} is enabled.",
-    )
+    return await _switched(call, on=True)
 
 
 async def disable_form(call: Call) -> View:
-    policy, kept = policy_named(call.services.controller, call.path["name"])
-    return View(
-        template="pages/policies_disable.html",
-        values={"policy": showing(call.services.controller)(policy, kept), "revision": kept.revision},
-    )
+    return _ask(call, "pages/policies_disable.html")
 
 
 async def disable(call: Call) -> Moved:
-    name = call.path["name"]
-    return await _changed(
-        call,
-        lambda kept, edition, options: plan_enable(kept, name, on=False, edition=edition, options=options),
-        f"Policy {name} is disabled.",
-    )
+    return await _switched(call, on=False)
 
 
 async def delete_form(call: Call) -> View:
-    controller = call.services.controller
-    policy, kept = policy_named(controller, call.path["name"])
-    return View(
-        template="pages/policies_delete.html",
-        values={"policy": showing(controller)(policy, kept), "revision": kept.revision},
+    return _ask(call, "pages/policies_delete.html")
+
+
+def _ask(call: Call, template: str) -> View:
+    """Before it is done."""
+    policy, kept = policy_named(call.services.controller, call.path["name"])
+    told = showing(call.services.controller)(policy, kept)
+    return View(template=template, values={"policy": told, "revision": kept.revision})
+
+
+async def _switched(call: Call, *, on: bool) -> Moved:
+    name = call.path["name"]
+    return await _changed(
+        call,
+        lambda kept, edition, options: plan_enable(kept, name, on=on, edition=edition, options=options),
+        f"Policy {name} is {'enabled' if on else 'disabled'}.",
     )
 
 
@@ -361,7 +346,7 @@ async def delete(call: Call) -> Moved:
         rulebook.delete(
             key,
             editing(call.caller),
-            unquarantine=_releases(call),
+            unquarantine="unquarantine" in call.form,
             expect=same_version(rulebook, key, call.form.one("revision")),
         )
     )
@@ -372,7 +357,7 @@ async def _changed(call: Call, make: Any, told: str) -> Moved:
     """Refusal 403, 404, 409, 412."""
     rulebook, name = call.services.controller.rulebook, call.path["name"]
     policy_named(call.services.controller, name)
-    options = Options(take_over="take_over" in call.form, unquarantine=_releases(call))
+    options = Options(take_over="take_over" in call.form, unquarantine="unquarantine" in call.form)
     done = await refused(
         rulebook.change(
             lambda kept, edition: make(kept, edition, options),
@@ -382,14 +367,6 @@ async def _changed(call: Call, make: Any, told: str) -> Moved:
     )
     warnings = [warning for each in done.changes for warning in each.warnings]
     return Moved(to=address("policies", "policy", name), told=" ".join([told, *warnings]))
-
-
-def _releases(call: Call) -> bool:
-    """Refusal 403: to end quarantines takes an operator."""
-    wanted = "unquarantine" in call.form
-    if wanted:
-        call.caller.need(Permission.OPERATE)
-    return wanted
 
 
 # ---- told
@@ -418,18 +395,13 @@ def _line(policy: Policy, shown: ShownPolicy) -> Shown:
     )
 
 
-def _all(call: Call, chosen: Sequence[Any]) -> list[ShownPolicy]:
-    show = showing(call.services.controller)
-    return [show(policy, kept) for policy, kept in chosen]
-
-
 def _entry(entry: dict[str, dict[str, Any]]) -> dict[str, Any]:
     [(word, given)] = entry.items()
     parameters, conditions = {}, []
     for name, value in given.items():
         if name.endswith("Selector"):
             conditions += [
-                f"{name.removesuffix('Selector')} {line}" for part in value.values() for line in _conditions(part)
+                f"{name.removesuffix('Selector')} {line}" for part in value.values() for line in requirements(part)
             ]
         elif name != "enabled":
             parameters[name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -441,12 +413,6 @@ def _entry(entry: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _conditions(part: Any) -> list[str]:
-    if isinstance(part, dict):
-        return [f"{key} {value}" for key, value in part.items()]
-    return [f"{each['key']} {each['operator']} {', '.join(each.get('values', ()))}".rstrip() for each in part]
-
-
 def _expects(spec: dict[str, Any]) -> str:
     """What it expects of its workload, as it is written; "": it says nothing of that."""
     names = ("processPolicy", "networkPolicy", "disableProcesses", "disableConnections",
@@ -455,19 +421,24 @@ def _expects(spec: dict[str, Any]) -> str:
     return as_yaml(written) if written else ""
 
 
-def _sort_key(line: Shown, column: str) -> Any:
-    policy = line.policy
-    match column:
-        case "type":
-            return policy.type
-        case "status":
-            return policy.status
-        case "deviations":
-            return (policy.deviations.unique, policy.deviations.total)
-        case "changed":
-            return policy.changed or 0.0
-        case _:
-            return policy.name.casefold()
+def _sort_key(
+    column: str, rulesets: set[str], deviations: Mapping[str, tuple[int, int]]
+) -> Callable[[tuple[Policy, Kept]], Any]:
+    def key(one: tuple[Policy, Kept]) -> Any:
+        policy, kept = one
+        match column:
+            case "type":
+                return policy.type.value
+            case "status":
+                return policy_status(policy, rulesets).value
+            case "deviations":
+                return deviations.get(policy.name, (0, 0))
+            case "changed":
+                return kept.changed or 0.0
+            case _:
+                return policy.name.casefold()
+
+    return key
 
 
 def _order(written: str) -> tuple[str, bool]:

@@ -12,7 +12,7 @@ from quell.api.problem import Refusal
 from quell.api.roles import Permission
 from quell.api.search import filters
 from quell.api.services import Services
-from quell.console.forms import text
+from quell.console.forms import text, with_value
 from quell.console.page import Call, Moved, Page, Parts, Query, Route, Section, View, address
 from quell.console.rendering import fragment
 from quell.controller import notifications
@@ -202,7 +202,7 @@ async def _new(call: Call, given: Query, explanation: Explanation | None = None)
         if not isinstance(target, NetworkTarget)
         else call.services.controller.isolation.one(target.key),
         "refused": refused,
-        "ttls": _with_label(given.one("ttl")),
+        "ttls": with_value(_TTLS, given.one("ttl")),
         "nodes": sorted({str(agent["node"]) for agent in await asyncio.to_thread(call.services.controller.agents)}),
     }
     template = "pages/quarantine_confirm.html" if record is not None else "pages/quarantine_new.html"
@@ -339,10 +339,6 @@ def _said(told: LetGoAll) -> str:
 def _with(options: list[str], value: str) -> list[str]:
     """A value that came in the address and is none of the options is one too."""
     return options if not value or value in options else [*options, value]
-
-
-def _with_label(value: str) -> list[tuple[str, str]]:
-    return [*_TTLS, *([] if value in dict(_TTLS) else [(value, value)])]
 
 
 def _tabs(services: Services) -> list[tuple[str, str, int]]:

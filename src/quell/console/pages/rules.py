@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -156,7 +157,7 @@ async def insert(call: Call) -> View | Moved:
         return await _form(call, form, after=after)
     names = call.services.controller.names.words
     try:
-        place = _after(after)
+        place = _number(after, "after")
         given = await asyncio.to_thread(lambda: read_rule(form.fields(), names=names))
         done = await _changed(call, lambda kept, edition: plan_insert(kept, [given], place, edition, Options()))
     except DocumentError as error:
@@ -193,8 +194,8 @@ async def edit(call: Call) -> View | Moved:
 async def check(call: Call) -> View:
     """What is doubtful about the form as it is now, and what the rule would have matched: a part of the page."""
     form = RuleForm(call.form)
-    of = call.form.one("of")
-    return View(template="pages/rules_check.html", values=await _checked(call, form, int(of) if of.isdigit() else None))
+    of = _number(call.form.one("of"), "of")
+    return View(template="pages/rules_check.html", values=await _checked(call, form, of))
 
 
 _UNCHECKED: Mapping[str, Any] = {
@@ -374,7 +375,7 @@ async def move(call: Call) -> Moved:
         place = call.form.number("place", 1, most=len(others) + 1)
         after: int | None = others[place - 2] if place > 1 else 0
     else:
-        after = _after(call.form.one("after"))
+        after = _number(call.form.one("after"), "after")
     changes = await _done(call, lambda kept, edition: plan_move(kept, number, after, edition), of=number)
     [change] = changes
     of = len(standing(call.services.controller))
@@ -466,12 +467,12 @@ def _standing(call: Call) -> Standing:
     raise Refusal(404, f"there is no rule {number}")
 
 
-def _after(written: str) -> int | None:
-    """Refusal 400."""
+def _number(written: str, name: str) -> int | None:
+    """A rule's id, or minus one. Refusal 400."""
     if not written:
         return None
-    if not written.removeprefix("-").isdigit() or len(written) > 11:
-        raise Refusal(400, f"after: expected a rule's id, or minus one, got {written[:40]}")
+    if re.fullmatch(r"-?[0-9]{1,10}", written) is None:
+        raise Refusal(400, f"{name}: expected a rule's id, or minus one, got {written[:40]}")
     return int(written)
 
 

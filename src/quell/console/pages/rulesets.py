@@ -7,8 +7,9 @@ from typing import Any
 from quell.api.roles import Permission
 from quell.api.routes.documents import editing, refused
 from quell.api.routes.rulesets import ruleset_named, shown, users_of
-from quell.console.editing import Edited, edited, same_version
-from quell.console.page import Call, Moved, Page, Route, Section, View, address
+from quell.console.editing import Edited, in_force, same_version, saved, submitted
+from quell.console.page import Call, Moved, Page, Route, Section, View
+from quell.console.words import requirements
 from quell.controller.rulebook import Key
 from quell.documents.write import as_yaml, to_document
 from quell.model.policy import Ruleset
@@ -97,58 +98,33 @@ async def delete(call: Call) -> Moved:
 
 
 async def _save(call: Call, ruleset: Ruleset | None) -> View | Moved:
-    form = call.form
-    text = form.one("text").replace("\r\n", "\n")
-    found = await edited(
-        call,
-        text,
-        None if ruleset is None else Key("Ruleset", ruleset.name),
-        form.one("revision"),
-        save=form.one("do") == "save",
-        take_over="take_over" in form,
-    )
-    if form.one("do") == "look":
+    text, found = await submitted(call, None if ruleset is None else Key("Ruleset", ruleset.name))
+    if call.form.one("do") == "look":
         return View(template="findings.html", values={"edited": found})
-    if found.saved:
-        saved = [each for each in found.changes if each.kind == "Ruleset"]
-        told = "; ".join([f"{each.kind} {each.name} {each.verb}" for each in found.changes])
-        warnings = [warning for each in found.changes for warning in each.warnings]
-        to = address("rulesets", "ruleset", saved[0].name) if saved else PAGE.address
-        return Moved(to=to, told=". ".join([told, *warnings]) + ".")
-    return _text(call, ruleset, text, found, revision=form.one("revision"))
+    done = saved(found, "Ruleset", "rulesets", "ruleset")
+    return done or _text(call, ruleset, text, found, revision=call.form.one("revision"))
 
 
 def _text(call: Call, ruleset: Ruleset | None, text: str, found: Edited | None, *, revision: str | None = None) -> View:
     """revision: as it was sent; None: the one in force."""
-    about: dict[str, Any] = {"name": "", "revision": "", "source": ""}
-    if ruleset is not None:
-        _, kept = ruleset_named(call.services.controller.rulebook.kept, ruleset.name)
-        about = {
-            "name": ruleset.name,
-            "revision": str(kept.revision) if revision is None else revision,
-            "source": kept.source,
-        }
+    name = "" if ruleset is None else ruleset.name
+    kept = None if ruleset is None else ruleset_named(call.services.controller.rulebook.kept, name)[1]
     return View(
         template="pages/rulesets_text.html",
-        values={**about, "text": text, "edited": found},
+        values={**in_force(kept, name, revision), "text": text, "edited": found},
         status=422 if found is not None and found.count else 200,
     )
 
 
 def _scope(rule: dict[str, Any]) -> list[str]:
     """Each requirement of a rule's selectors, as a line."""
-    lines = []
-    for kind, selector in rule.items():
-        if not kind.endswith("Selector"):
-            continue
-        for part in selector.values():
-            found = (
-                part.items()
-                if isinstance(part, dict)
-                else [(f"{each['key']} {each['operator']}", ", ".join(each.get("values", ()))) for each in part]
-            )
-            lines += [f"{kind.removesuffix('Selector')} {key} {value}".rstrip() for key, value in found]
-    return lines
+    return [
+        f"{kind.removesuffix('Selector')} {line}"
+        for kind, selector in rule.items()
+        if kind.endswith("Selector")
+        for part in selector.values()
+        for line in requirements(part)
+    ]
 
 
 _MAY = Permission.RULES

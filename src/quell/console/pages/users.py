@@ -69,6 +69,7 @@ async def change(call: Call) -> View | Moved:
     form, name = call.form, folded(call.path["name"])
     role = _role(form.one("role")) if "role" in form else None
     disabled = form.one("disabled") == "true" if "disabled" in form else None
+    before = await _user(call)
     try:
         if role is not None:
             call.caller.grant(role.permissions)
@@ -78,7 +79,8 @@ async def change(call: Call) -> View | Moved:
     except Refusal as error:
         return await _one(call, error)
     state = " and disabled" if user.disabled else ""
-    return Moved(to=address("users", "of", name), told=f"{name} is {user.role}{state}; their sessions were ended.")
+    ended = "their sessions were ended" if user.version != before.version else "as before, so nothing was changed"
+    return Moved(to=address("users", "of", name), told=f"{name} is {user.role}{state}; {ended}.")
 
 
 async def disable_form(call: Call) -> View:

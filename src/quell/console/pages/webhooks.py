@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from quell.api.problem import Refusal
 from quell.api.roles import Permission
-from quell.api.routes.documents import refused
+from quell.api.routes.documents import editing, refused
+from quell.console.editing import all_new, same_version
 from quell.console.forms import by_field
 from quell.console.page import Call, Moved, Page, Query, Route, Section, View, address
 from quell.controller.delivery import EndpointStatus
-from quell.controller.rulebook import Application, Editor, Kept, Key
+from quell.controller.rulebook import Application, Kept, Key
 from quell.documents.hidden import hide
 from quell.documents.load import load_values
 from quell.documents.write import to_document
@@ -104,8 +105,8 @@ async def edit(call: Call) -> View | Moved:
 
 async def switch_form(call: Call) -> View:
     kept = _kept(call)
-    status = await _status(call)
-    return View(template="pages/webhooks_switch.html", values={"status": status, "enabled": _is_enabled(kept)})
+    values = {"status": await _status(call), "enabled": _is_enabled(kept), "revision": kept.revision}
+    return View(template="pages/webhooks_switch.html", values=values)
 
 
 async def switch(call: Call) -> Moved:
@@ -114,7 +115,7 @@ async def switch(call: Call) -> Moved:
     document = to_document(kept.thing)
     document["spec"]["enable"] = wanted
     try:
-        await _apply(call, document, None)
+        await _apply(call, document, kept)
     except DocumentError as error:
         raise Refusal(422, str(error), problems=error.problems) from error
     name = call.path["name"]
@@ -128,7 +129,7 @@ async def delete_form(call: Call) -> View:
 async def delete(call: Call) -> View | Moved:
     name = call.path["name"]
     try:
-        await refused(call.services.controller.rulebook.delete(Key("Webhook", name), _editor(call)))
+        await refused(call.services.controller.rulebook.delete(Key("Webhook", name), editing(call.caller)))
     except KeyError:
         raise Refusal(404, f"there is no endpoint {name[:200]}") from None
     except Refusal as error:
@@ -254,9 +255,6 @@ async def _save(call: Call, kept: Kept | None) -> View | Moved:
     document = _document(call.form, kept)
     name = document["metadata"]["name"]
     try:
-        if kept is None and Key("Webhook", name) in call.services.controller.rulebook.kept:
-            taken = f"there is an endpoint {name} already"
-            raise DocumentError([Problem(file="", path="metadata.name", message=taken)])
         await _apply(call, document, kept)
     except DocumentError as error:
         return _form(call, kept, _refilled(call.form, document["spec"]), error.problems)
@@ -270,24 +268,14 @@ async def _save(call: Call, kept: Kept | None) -> View | Moved:
 
 
 async def _apply(call: Call, document: Mapping[str, Any], kept: Kept | None) -> None:
-    """Refusal 403, 409; 412: somebody changed it meanwhile. DocumentError."""
+    """kept: what the form was made of; None: it is to be new. Refusal 403, 409; 412: somebody changed it. DocumentError."""
+    rulebook = call.services.controller.rulebook
     documents = await asyncio.to_thread(load_values, [document], "")
-    await refused(
-        call.services.controller.rulebook.apply(
-            Application(documents=documents), _editor(call), expect=_unchanged(call, kept)
-        )
-    )
-
-
-def _unchanged(call: Call, kept: Kept | None) -> Callable[[], None]:
-    def check() -> None:
-        if kept is None or not call.form.one("revision"):
-            return
-        now = call.services.controller.rulebook.kept.get(Key("Webhook", call.path["name"]))
-        if now is None or str(now.revision) != call.form.one("revision"):
-            raise Refusal(412, "somebody changed it since this form was opened; open it again to see how it is now")
-
-    return check
+    if kept is None:
+        expect = all_new(rulebook, documents)
+    else:
+        expect = same_version(rulebook, Key("Webhook", call.path["name"]), call.form.one("revision"))
+    await refused(rulebook.apply(Application(documents=documents), editing(call.caller), expect=expect))
 
 
 def _document(form: Query, kept: Kept | None) -> dict[str, Any]:
@@ -383,10 +371,6 @@ async def _letter(call: Call) -> DeadLetter:
 
 def _is_enabled(kept: Kept) -> bool:
     return bool(getattr(kept.thing, "enable", False))
-
-
-def _editor(call: Call) -> Editor:
-    return Editor(actor=call.caller.actor, operates=call.may(Permission.OPERATE))
 
 
 def _names(statuses: list[EndpointStatus], value: str) -> list[tuple[str, str]]:
