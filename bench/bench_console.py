@@ -100,7 +100,8 @@ def _alert(serial: int) -> bytes:
 def _pages(running: Quell) -> bool:
     kept = True
     with httpx.Client(base_url=running.url, timeout=60) as browser:
-        browser.post("/login", data={"name": "alice", "password": PASSWORD})
+        entered = browser.post("/login", data={"name": "alice", "password": PASSWORD})
+        assert entered.status_code == 303, entered.text
         with httpx.Client(base_url=running.url, headers=_bearer(running), timeout=60) as admin:
             found = admin.get("/v1/events", params={"limit": 1}).raise_for_status().json()["items"][0]["id"]
         whole = [
@@ -111,8 +112,9 @@ def _pages(running: Quell) -> bool:
             times = []
             for _ in range(ASKED):
                 start = time.perf_counter()
-                browser.get(address, follow_redirects=True).raise_for_status()
+                answer = browser.get(address)
                 times.append(time.perf_counter() - start)
+                assert answer.status_code == 200, (address, answer.status_code)
             kept = kept and percentile(times, 0.95) <= BOUND_PAGE
             print(
                 f"{row(address.replace(found, 'ID')[:44], times)}  p95 {percentile(times, 0.95) * 1000:.0f}", flush=True
@@ -177,6 +179,7 @@ async def _looked(running: Quell, viewers: int, sent: list[int]) -> tuple[float,
         )
         writer.write(head.encode())
         try:
+            assert b" 200 " in await reader.readline()
             while got := await reader.read(1 << 16):
                 heard[0] += got.count(b"data: ")
         finally:
@@ -188,6 +191,9 @@ async def _looked(running: Quell, viewers: int, sent: list[int]) -> tuple[float,
     cpu, events, start = _cpu(running.process.pid), sent[0], time.monotonic()
     await asyncio.sleep(SECONDS)
     took = time.monotonic() - start
+    ended = [each for each in looking if each.done()]
+    assert not ended, f"{len(ended)} of {viewers} viewers were let go"
+    assert heard[0] or not viewers, "nobody was told anything"
     result = (_cpu(running.process.pid) - cpu) / took, (sent[0] - events) / took, heard[0] / took / max(1, viewers)
     for each in looking:
         each.cancel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import httpx
@@ -57,9 +58,16 @@ def test_nothing_jumps_on_a_page(logged_in: Callable[[str], Page], admin: httpx.
         page.goto(one.address)
         expect(page.locator("main h1").first).to_be_visible()
         if one.name in LIVE:
+            expect(page.locator(".live[data-state=on]")).to_be_attached()
             for number in range(3):
                 admin.post("/v1/events", json={"name": f"Jump.{number}", "category": "event"}).raise_for_status()
-                page.wait_for_timeout(1100)  # it is drawn once a second
+                match one.name:
+                    case "overview":
+                        expect(page.get_by_role("link", name=f"Jump.{number}")).to_be_visible(timeout=30_000)
+                    case "notifications":
+                        expect(page.get_by_role("link", name=re.compile("Show .* new"))).to_be_visible(timeout=30_000)
+                    case _:
+                        page.wait_for_timeout(1100)  # drawn once a second, but no event changes what is on it
         found[one.name] = page.evaluate("window.shifted")
     assert {name: shift for name, shift in found.items() if shift > 0.02} == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def place() -> Iterator[Place]:
 
 
 @pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for what a real agent does here")
 def test_a_namespace_is_isolated_by_hand_and_released(
     logged_in: Callable[[str], Page], admin: httpx.Client, server: Live, tmp_path: Path, place: Place
 ) -> None:

@@ -101,6 +101,7 @@ def accounts(store: Store) -> None:
     ann = store.read(lambda connection: users.get(connection, "ann"))
     assert ann is not None
     assert (ann.role, ann.source, ann.password_changed) == ("operator", "local", WRITTEN)
+    assert [user.name for user in store.read(users.all_of)] in (["ann"], ["ann", "eve@shop.example"])
     session = store.read(lambda connection: sessions.find(connection, "quell_s_fixture", created_after=0, used_after=0))
     assert session is not None
     assert session.user == "ann"
@@ -394,7 +395,9 @@ def killed() -> Iterator[Callable[[Path, int], int]]:
             assert parent.stdout is not None
             parent.stdin.write(f"{path} {statement}\n")
             parent.stdin.flush()
-            return int(parent.stdout.readline())
+            code = parent.stdout.readline()
+            assert code, f"nothing came of statement {statement}"
+            return int(code)
 
         yield run
         assert parent.stdin is not None

@@ -35,14 +35,13 @@ def asked(spec: Spec, subject: Subject) -> set[tuple[str, str]]:
         for word, parameters in _entries(response.get("actions"))
         if all(_selector(kind, value, subject) for kind, value in parameters.items() if kind.endswith("Selector"))
     }
-    default = {word for word, _ in _entries(response.get("default"))} - specific
+    # Other systems take entries of default that say nothing.
+    default = {word for word, _ in _entries([one for one in response.get("default") or [] if one])} - specific
     return {("actions", word) for word in specific} | {("default", word) for word in default}
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Spec]]:
     for entry in value or []:
-        if not entry:
-            continue  # other systems take it in default, where it says nothing
         [(word, parameters)] = ((entry, {}),) if isinstance(entry, str) else entry.items()
         parameters = parameters if isinstance(parameters, Mapping) else {}
         if str(parameters.get("enabled", "true")).casefold() in TRUE:

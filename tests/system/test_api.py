@@ -185,7 +185,9 @@ def test_a_viewer_reads_and_changes_nothing(server: Live, admin: httpx.Client) -
         assert len(calls) > 15
         for method, path, permission in calls:
             answer = viewer.request(method, path.replace("{", "").replace("}", ""))
+            deadline = time.monotonic() + 20
             while answer.status_code == 429:  # there are more routes than one may ask for at once
+                assert time.monotonic() < deadline, (method, path)
                 time.sleep(0.1)
                 answer = viewer.request(method, path.replace("{", "").replace("}", ""))
             assert (answer.status_code == 403) == (permission != "read"), (method, path, answer.text)
@@ -278,7 +280,7 @@ def test_nothing_an_event_says_becomes_markup(browser: httpx.Client, admin: http
     ):
         answer = browser.get(path)
         assert answer.status_code in (200, 400, 404), path
-        assert "<script>" not in answer.text
+        assert not re.search(r"<script(?! src=)", answer.text)
         assert "<a href='javascript" not in answer.text
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy

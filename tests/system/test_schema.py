@@ -89,7 +89,8 @@ def _try(operation: Any, mode: GenerationMode, headers: dict[str, str]) -> None:
     check()
 
 
-#: Answers without a body, or with a stream, and what needs more than one controller to have happened.
+#: Answers without a body, or with a stream, what needs more than one controller to have happened, and the overview, which
+#: has a bar for each moment of an hour.
 WITHOUT_EXAMPLE = {
     *(
         "audit_whole",

@@ -115,11 +115,11 @@ def theirs(tmp_path: Path) -> Iterator[tuple[int, int]]:
 
     The first is in a control group, as all that systemd starts: in the topmost one root may not make others without more.
     """
-    folder = Path("/var/tmp") / f"quell-units-{os.getpid()}"
-    folder.mkdir(mode=0o755)
     mount = cgroups.mounted()
     if mount is None:
         pytest.skip("this machine has no control groups of version 2")
+    folder = Path("/var/tmp") / f"quell-units-{os.getpid()}"
+    folder.mkdir(mode=0o755)
     group = Path(mount.folder) / f"units-{os.getpid()}"
     group.mkdir()
     started: list[subprocess.Popen[bytes]] = []
