@@ -125,6 +125,10 @@ def test_a_password_is_changed_by_its_owner(
     complaints.expect("403", "401")
     fill(page, "wrong", OTHER)
     expect(page.get_by_role("alert")).to_contain_text("expected the password that is in force")
+    # What answered the form is no page to come back to: a change of colours leads to the page that had the form.
+    page.get_by_role("button", name="Colours: auto").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+    assert page.url.endswith("/console/account")
     fill(page, PASSWORD, OTHER)
     page.wait_for_url("**/login")
     log_in(page, "emil", OTHER)

@@ -423,7 +423,9 @@ def test_the_command_line_exports(server: Live, tmp_path: Path, many: list[str],
 def test_following_shows_what_comes(server: Live, admin: httpx.Client) -> None:
     before = send(admin, name="Container.Start", subject={"namespace": "followed"})
     words = ("notifications", "events", "--follow", "--namespace", "followed", "-o", "json")
-    with subprocess.Popen(command(server, *words), stdout=subprocess.PIPE, text=True) as process:
+    # Tests that run in a shell's background were started with the interrupt ignored, and so would this be.
+    interruptible = ["env", "--default-signal=INT", *command(server, *words)]
+    with subprocess.Popen(interruptible, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             assert json.loads(process.stdout.readline())["id"] == before

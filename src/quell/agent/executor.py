@@ -248,7 +248,7 @@ class Executor:
         process, facts = self._taken(command) or self._find(target)
         told, again = told_of(facts), self.ledger.begun(command.id)
         try:
-            self.ledger.begin(command)
+            self.ledger.begin(command, sync=False)
             if command.evidence is not None:
                 told |= gathered(self._gatherer, command, self.kernel, [(facts, process)], again=again)
                 # The kill waited: what it executes, and whether it is protected, may be otherwise by now.

@@ -1,8 +1,9 @@
-"""What this agent was ordered to do and did, on disk before it is done. SEMANTICS section 9.
+"""What this agent was ordered to do and did, written before it is done. SEMANTICS section 9.
 
-A file of lines, each the checksum of its JSON and the JSON, only ever added to. A command is written and synced
-before its action, its outcome after; a torn last line is cut off, a damaged one is skipped and counted. When half of a
-large file says nothing any more, it is written anew beside the old one and renamed over it.
+A file of lines, each the checksum of its JSON and the JSON, only ever added to. A command is written before its action
+(and synced, unless the action ends with the machine: docs/adr/0029), its outcome is written and synced after; a torn last
+line is cut off, a damaged one is skipped and counted. When half of a large file says nothing any more, it is written anew
+beside the old one and renamed over it.
 
 After the last line there is room: zeros that are on disk already. A line written over them changes nothing but data, so
 that its sync need not wait for the file system's journal, as it must where a file grows.
@@ -144,10 +145,16 @@ class Ledger:
         """When the newest command was issued that opened this key; 0: none that is remembered."""
         return self._opened.get(key, 0.0)
 
-    def begin(self, command: Command, closed: Closed | None = None, *, noted: Noted | None = None) -> None:
-        """Write, before its action, that a command is begun, and what its action will have closed. StoreError: it is not."""
+    def begin(
+        self, command: Command, closed: Closed | None = None, *, noted: Noted | None = None, sync: bool = True
+    ) -> None:
+        """Write, before its action, that a command is begun, and what its action will have closed. StoreError: it is not.
+
+        sync: False where nothing of the action outlives the machine. The line then outlives this process at once, and the
+        machine with the outcome that follows.
+        """
         begun = _Begun(command=command, noted=noted or {})
-        self._write([begun] if closed is None else [begun, closed])
+        self._write([begun] if closed is None else [begun, closed], sync=sync)
 
     def end(self, command: Command, outcome: Outcome, *more: Closed | str) -> None:
         """Write a command's outcome, and what is closed now or (a key) open again."""

@@ -77,12 +77,11 @@ def screen(
     scope: Scope, pages: tuple[Page, ...], *, page: str = "", caller: Caller | None = None, secret: bytes = b""
 ) -> Screen:
     """secret: of the browser's session; b"": it is none."""
-    query = scope.get("query_string", b"").decode("latin-1")
     theme = (_cookie(scope, _THEME) or b"auto").decode("latin-1")
     return Screen(
         page=page,
         theme=theme if theme in THEMES else "auto",
-        here=scope["path"] + (f"?{query}" if query else ""),
+        here=_here(scope),
         pages=pages,
         caller=caller,
         csrf=cookies.csrf_of(secret) if secret else "",
@@ -135,6 +134,14 @@ def keep_told(told: str, secret: bytes) -> tuple[str, str]:
 
 def keep_theme(theme: str) -> tuple[str, str]:
     return "set-cookie", f"{_THEME.decode()}={theme}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax"
+
+
+def _here(scope: Scope) -> str:
+    """Where the browser may come back to: what answers a form need not answer otherwise, so there it is the form's page."""
+    if scope["method"] not in ("GET", "HEAD"):
+        asked = (header(scope, b"referer") or b"").decode("latin-1")
+        return "/" + asked.partition("://")[2].partition("/")[2]
+    return f"{scope['path']}?{scope.get('query_string', b'').decode('latin-1')}".removesuffix("?")
 
 
 def _told(scope: Scope, secret: bytes) -> str:
