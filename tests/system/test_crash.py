@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -24,11 +25,29 @@ ROUNDS = 85
 PARTS = 5
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def receiver() -> Iterator[Receiver]:
+    """Of all tests: it tells their deliveries apart by their events."""
     receiver = Receiver()
     yield receiver
     receiver.close()
+
+
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Path:
+    """The folder of a Quell that has its rules and its agent, and is stopped: each test begins with a copy."""
+    running = Quell(tmp_path_factory.mktemp("enrolled"))
+    try:
+        running.start_controller()
+        running.ask("POST", "/v1/documents", content=rules(receiver.url))
+        running.enrol()
+        running.stop()
+    except BaseException:
+        sys.stdout.write(running.log())
+        raise
+    finally:
+        running.close()
+    return running.folder
 
 
 @pytest.fixture
@@ -42,14 +61,10 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def quell(tmp_path: Path, receiver: Receiver) -> Iterator[Quell]:
+def quell(tmp_path: Path, enrolled: Path) -> Iterator[Quell]:
     """Set up: enrolled, with its rules, and stopped."""
-    running = Quell(tmp_path)
+    running = Quell(Path(shutil.copytree(enrolled, tmp_path / "quell")))
     try:
-        running.start_controller()
-        running.ask("POST", "/v1/documents", content=rules(receiver.url))
-        running.enrol()
-        running.stop()
         yield running
     except BaseException:
         sys.stdout.write(running.log())
