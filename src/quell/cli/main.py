@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -144,13 +146,31 @@ def version() -> None:
     print(__version__)
 
 
+def asked_for(words: Sequence[str]) -> typer.Typer:
+    """Of the application only what these words call, if they call anything: to make all of it takes longer than most calls."""
+    rest = iter(words)
+    noun = ""
+    for word in rest:
+        if word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            noun = word
+            break
+    groups = [group for group in app.registered_groups if group.name == noun]
+    if not groups:
+        return app
+    only = copy.copy(app)
+    only.registered_groups, only.registered_commands = groups, []
+    return only
+
+
 def main() -> None:
     """The entry point: runs the command and turns an error into a short message and its exit code."""
     try:
         if completion.wanted_in_bash():
             completion.in_bash(lambda: app(prog_name="quell"))
         else:
-            app(prog_name="quell")
+            asked_for(sys.argv[1:])(prog_name="quell")
     except QuellError as error:
         _report(error)
         sys.exit(exit_of(error))
@@ -174,6 +194,9 @@ def _report(error: QuellError) -> None:
     if advice:
         print(advice, file=sys.stderr)
 
+
+#: Options before the noun that are followed by a value.
+_WITH_VALUE = frozenset(("--url", "--token", "--state", "--ca-file"))
 
 _ADVICE = {
     Exit.UNREACHABLE: "Is one running (`quell up`)? Another address: --url or QUELL_URL.",
