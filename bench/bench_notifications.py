@@ -88,8 +88,8 @@ def decided(events: Sequence[Event], index: Index, state: State, now: float) -> 
     return Batch(
         events=events,
         answers=[each if isinstance(each, Answer) else None for each in matched],
-        time=now,
-        revision=index.revision,
+        times=[now] * len(events),
+        revisions=[index.revision] * len(events),
         entries={
             n: Entry(event=events[n], decision=conclude(events[n], each, index, state, now), own_id=True)
             for n, each in enumerate(matched)

@@ -313,8 +313,8 @@ def test_events_answered_alike_come_back_each_with_its_own_decision(store: Store
     batch = Batch(
         events=[entry.event for entry in made],
         answers=answers,
-        time=5.0,
-        revision=9,
+        times=[5.0] * count,
+        revisions=[9] * count,
         added=dict.fromkeys(range(0, count, 12), added),
         conflicts=dict.fromkeys(range(1, count, 12), told),
         entries=own,
@@ -337,8 +337,8 @@ def test_events_answered_alike_come_back_each_with_its_own_decision(store: Store
 def test_of_events_answered_alike_only_those_that_are_new_are_kept(store: Store) -> None:
     made = [msgspec.structs.replace(entry.event, id=f"given-{n}", id_given=True) for n, entry in enumerate(entries(6))]
     first, second = answer(1), answer(2)
-    append_batch(store, Batch(events=made[1:5:3], answers=[first, NOTHING], time=1.0, revision=1))
-    append_batch(store, Batch(events=made, answers=[first, second] * 3, time=2.0, revision=2))
+    append_batch(store, Batch(events=made[1:5:3], answers=[first, NOTHING], times=[1.0] * 2, revisions=[1] * 2))
+    append_batch(store, Batch(events=made, answers=[first, second] * 3, times=[2.0] * 6, revisions=[2] * 6))
     stored = {one.id: one.decision for one in store.recent(10)}
     wanted = {event.id: (first, second)[n % 2].decision(event.id, 2.0, 2) for n, event in enumerate(made)}
     wanted["given-1"], wanted["given-4"] = first.decision("given-1", 1.0, 1), NOTHING.decision("given-4", 1.0, 1)
@@ -355,7 +355,9 @@ def test_a_row_holds_few_events_and_bytes() -> None:
             events = sum(chunk.events for chunk in row)
             assert events <= group.MAX_EVENTS
             assert events == 1 or sum(len(chunk.body) for chunk in row) <= group.MAX_BYTES
-    everything = Batch(events=[entry.event for entry in entries(600)], answers=[NOTHING] * 600, time=1.0, revision=1)
+    everything = Batch(
+        events=[entry.event for entry in entries(600)], answers=[NOTHING] * 600, times=[1.0] * 600, revisions=[1] * 600
+    )
     assert [chunk.events for chunk in packer.chunks(everything)] == [256, 256, 88]
     singles = [chunk for entry in entries(1000) for chunk in packer.chunks(Batch.of([entry]))]
     assert [sum(chunk.events for chunk in row) for row in group.rows(singles)] == [256, 256, 256, 232]

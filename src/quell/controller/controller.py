@@ -226,6 +226,7 @@ class Controller:
             ),
             queue_bytes=settings.ingest.queue_bytes,
             call=loop.call_soon_threadsafe,
+            soon=loop.call_soon,
             key=signing_key(folder),
         )
         return cls(folder, settings, store, origins, credentials)

@@ -120,8 +120,8 @@ class Pipeline:
         return Batch(
             events=events,
             answers=[each if isinstance(each, Answer) else None for each in matched],
-            time=now,
-            revision=index.revision,
+            times=[now] * len(events),
+            revisions=[index.revision] * len(events),
             added={n: each.added for n, each in enriched.items() if each.added is not None and n not in entries},
             conflicts={n: each.conflicts for n, each in enriched.items() if each.conflicts and n not in entries},
             entries=entries,
@@ -168,9 +168,14 @@ class Pipeline:
             self._written(future, queued, given, error)
 
         self._store.append_batch(batch, done, noted)
-        for command in self._ordered:
+        if self._ordered:
+            # After the batch is with the writer (quell.storage.gathering): signing goes on beside its sync, not before it.
+            asyncio.get_running_loop().call_soon(self._prepare_all, self._ordered)
+            self._ordered = []
+
+    def _prepare_all(self, ordered: Sequence[Command]) -> None:
+        for command in ordered:
             self._prepare(command)
-        self._ordered.clear()
 
     def _entry(self, event: Event, decision: Decision, now: float) -> Entry:
         """An event with what follows from its decision; the state learns of the decision here, and only here."""

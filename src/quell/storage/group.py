@@ -174,7 +174,7 @@ class Packer:
 
 def _decisions(batch: Batch) -> tuple[dict[int, Decision], list[float], list[int]]:
     """Columns.decisions, times and revisions."""
-    times, revisions = [batch.time] * len(batch.events), [batch.revision] * len(batch.events)
+    times, revisions = list(batch.times), list(batch.revisions)
     decisions: dict[int, Decision] = {}
     for n, entry in batch.entries.items():
         d = entry.decision

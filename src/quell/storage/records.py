@@ -51,9 +51,9 @@ class Batch(Struct, frozen=True, kw_only=True):
     events: Sequence[Event]
     #: Of each event; None: see entries.
     answers: Sequence[Answer | None]
-    #: Of each answer: when, and by which revision of the documents.
-    time: float
-    revision: int
+    #: Of each answer: when, and by which revision of the documents. Of an entry, its decision says so.
+    times: Sequence[float]
+    revisions: Sequence[int]
     #: By place of an answer: what the inventory filled in (Decision.added, Decision.conflicts).
     added: Mapping[int, Subject] = {}
     conflicts: Mapping[int, tuple[str, ...]] = {}
@@ -65,9 +65,40 @@ class Batch(Struct, frozen=True, kw_only=True):
         return cls(
             events=[entry.event for entry in entries],
             answers=[None] * len(entries),
-            time=0.0,
-            revision=0,
+            times=[entry.decision.time for entry in entries],
+            revisions=[entry.decision.revision for entry in entries],
             entries=dict(enumerate(entries)),
+        )
+
+    @classmethod
+    def joined(cls, batches: Sequence[Batch]) -> Batch:
+        """All of them as one, in their order."""
+        if len(batches) == 1:
+            return batches[0]
+        events: list[Event] = []
+        answers: list[Answer | None] = []
+        times: list[float] = []
+        revisions: list[int] = []
+        added: dict[int, Subject] = {}
+        conflicts: dict[int, tuple[str, ...]] = {}
+        entries: dict[int, Entry] = {}
+        for batch in batches:
+            at = len(events)
+            events += batch.events
+            answers += batch.answers
+            times += batch.times
+            revisions += batch.revisions
+            added |= {at + n: subject for n, subject in batch.added.items()}
+            conflicts |= {at + n: told for n, told in batch.conflicts.items()}
+            entries |= {at + n: entry for n, entry in batch.entries.items()}
+        return cls(
+            events=events,
+            answers=answers,
+            times=times,
+            revisions=revisions,
+            added=added,
+            conflicts=conflicts,
+            entries=entries,
         )
 
     def part(self, start: int, stop: int) -> Batch:
@@ -75,8 +106,8 @@ class Batch(Struct, frozen=True, kw_only=True):
         return Batch(
             events=self.events[start:stop],
             answers=self.answers[start:stop],
-            time=self.time,
-            revision=self.revision,
+            times=self.times[start:stop],
+            revisions=self.revisions[start:stop],
             added={n - start: subject for n, subject in self.added.items() if start <= n < stop},
             conflicts={n - start: told for n, told in self.conflicts.items() if start <= n < stop},
             entries={n - start: entry for n, entry in self.entries.items() if start <= n < stop},

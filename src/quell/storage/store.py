@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from quell.errors import QueueFull, StoreError, StoreFull
 from quell.model.decision import Flag, Outcome, StateChange
-from quell.storage import changes, flags, group, journal, outbox, outcomes, rejects, schema
+from quell.storage import changes, flags, journal, outbox, outcomes, rejects, schema
 from quell.storage.changes import Change
+from quell.storage.gathering import ENTRY_BYTES, Gathering
 from quell.storage.lock import Lock
 from quell.storage.readers import Readers
 from quell.storage.records import Batch, Entry, Noted, OutboxItem, Reject, Retention, Settled, Statistics, Stored
-from quell.storage.writer import Appended, Done, Recorded, Snapshot, Writer, Written
+from quell.storage.writer import Done, Recorded, Snapshot, Writer, Written
 
 __all__ = [
     "Change",
@@ -44,19 +45,16 @@ __all__ = [
 
 T = TypeVar("T")
 
-#: Bytes a queued entry takes beside its raw event, roughly.
-_ENTRY_BYTES = 600
-
 
 class Store:
     """Open it with Store.open; close() writes what is queued. One process at a time."""
 
-    def __init__(self, path: Path, lock: Lock, readers: Readers, writer: Writer) -> None:
+    def __init__(self, path: Path, lock: Lock, readers: Readers, writer: Writer, gathering: Gathering) -> None:
         self.path = path
         self._lock = lock
         self._readers = readers
         self._writer = writer
-        self._packer = group.Packer()
+        self._gathering = gathering
 
     @classmethod
     def open(
@@ -67,6 +65,7 @@ class Store:
         queue_bytes: int = 64 << 20,
         queue_entries: int = 100_000,
         call: Callable[[Callable[[], None]], object] | None = None,
+        soon: Callable[[Callable[[], None]], object] | None = None,
         clock: Callable[[], float] = time.time,
         key: Ed25519PrivateKey | None = None,
         successor_of: Ed25519PublicKey | None = None,
@@ -74,7 +73,8 @@ class Store:
         """Opens or creates the database at `path`, with folder 0700 and files 0600.
 
         call: runs the `done` callbacks of a commit, all in one call, such as `loop.call_soon_threadsafe`; without it
-        they run in the writing thread. clock: what retention measures age by, in epoch seconds. key: signs where the
+        they run in the writing thread. soon: calls in a later turn of the thread that appends, such as `loop.call_soon`:
+        what is appended until then is written as one; without it each append goes to the writer at once. clock: what retention measures age by, in epoch seconds. key: signs where the
         audit log ends; None: nobody does. successor_of: the key whose signature is good so far, where `key` takes its
         place. Raises StoreError if another process has the store, if it is from a newer
         version, or cannot be read.
@@ -109,10 +109,11 @@ class Store:
         except BaseException:
             lock.release()
             raise
-        return cls(path, lock, Readers(path), writer)
+        return cls(path, lock, Readers(path), writer, Gathering(writer, soon))
 
     def close(self) -> None:
         """Writes what is queued, then lets go of the file. Safe to call twice."""
+        self._gathering.hand_over()
         if self._writer.close():
             self._readers.close()
             self._lock.release()
@@ -130,7 +131,7 @@ class Store:
 
         For asking before anything is decided: a decision that cannot be written must not be applied.
         """
-        self._writer.check(entries, size + _ENTRY_BYTES * entries)
+        self._gathering.check(entries, size)
 
     def append(self, entries: Sequence[Entry], done: Done, noted: Sequence[Noted] = ()) -> None:
         """As `append_batch`, of events that each have a decision of their own."""
@@ -142,11 +143,7 @@ class Store:
         Returns at once. done(None) is called after the commit, done(StoreFull) or done(StoreError) if nothing of it was
         kept. An id the journal already has is left out: its first decision stands. Raises QueueFull, StoreError (closed).
         """
-        self._writer.check(0, 0)
-        chunks = self._packer.chunks(batch)
-        count = len(batch.events)
-        size = sum([len(chunk.body) for chunk in chunks]) + _ENTRY_BYTES * count
-        self._writer.put(Appended(done, count, size, chunks, noted))
+        self._gathering.append(batch, done, noted)
 
     def record_outcomes(
         self,
@@ -161,14 +158,14 @@ class Store:
         refused for a full queue: it makes room.
         """
         settled = Settled(outcomes=tuple(recorded), changes=tuple(changes))
-        self._writer.put(Recorded(done, len(recorded), 400 * len(recorded), settled, noted), always=True)
+        self._put(Recorded(done, len(recorded), 400 * len(recorded), settled, noted))
 
     def write(self, change: Callable[[sqlite3.Connection], object], done: Done) -> None:
         """Runs change(connection) in the writing thread, in a transaction, in order with everything else.
 
         It may be run again if the transaction has to be repeated without a neighbour that failed; it must not commit.
         """
-        self._writer.put(Written(done, 1, _ENTRY_BYTES, change), always=True)
+        self._put(Written(done, 1, ENTRY_BYTES, change))
 
     def submit(self, change: Callable[[sqlite3.Connection], T], *, point: str = "") -> Future[T]:
         """Like write, with the result as a future: `await asyncio.wrap_future(store.submit(...))`.
@@ -190,7 +187,7 @@ class Store:
             else:
                 future.set_exception(error)
 
-        self._writer.put(Written(done, 1, _ENTRY_BYTES, run, direct=True, point=point), always=True)
+        self._put(Written(done, 1, ENTRY_BYTES, run, direct=True, point=point))
         return future
 
     def snapshot(self, state: bytes, done: Done) -> None:
@@ -199,7 +196,11 @@ class Store:
         So take it and hand it over in one go, in the thread that makes those calls. A snapshot after a failed write is
         right only if the state was restored from here first.
         """
-        self._writer.put(Snapshot(done, 1, len(state), state), always=True)
+        self._put(Snapshot(done, 1, len(state), state))
+
+    def _put(self, item: Recorded | Written | Snapshot) -> None:
+        self._gathering.hand_over()
+        self._writer.put(item, always=True)
 
     # ---- reads: from any thread, of what is committed
 

@@ -137,9 +137,12 @@ class Writer:
 
     # ---- any thread
 
-    def check(self, count: int, size: int) -> None:
+    def check(self, count: int, size: int, held: int = 0, held_size: int = 0) -> None:
+        """QueueFull, StoreError (closed). held: what is about to be put before it, and is counted as if it were."""
         with self._lock:
-            self._check(count, size)
+            if self._closed:
+                raise StoreError(self._closed)
+            self._check(count, size, held, held_size)
 
     def put(self, item: Item, *, always: bool = False) -> None:
         with self._lock:
@@ -151,11 +154,12 @@ class Writer:
             self._entries += item.count
             self._queue.put(item)
 
-    def _check(self, count: int, size: int) -> None:
+    def _check(self, count: int, size: int, held: int = 0, held_size: int = 0) -> None:
+        waiting, waiting_size = self._entries + held, self._bytes + held_size
         # Whatever its size, one batch is taken by an empty queue.
-        if self._entries and (self._bytes + size > self._max_bytes or self._entries + count > self._max_entries):
-            wait = min(max(self._bytes / self._drain_rate, 0.05), 30.0) if self._drain_rate else 1.0
-            raise QueueFull(f"{self._entries} entries ({self._bytes >> 10} KiB) wait to be written", wait)
+        if waiting and (waiting_size + size > self._max_bytes or waiting + count > self._max_entries):
+            wait = min(max(waiting_size / self._drain_rate, 0.05), 30.0) if self._drain_rate else 1.0
+            raise QueueFull(f"{waiting} entries ({waiting_size >> 10} KiB) wait to be written", wait)
 
     def close(self) -> bool:
         """Writes what is queued and ends the thread; False: it was closed before."""
