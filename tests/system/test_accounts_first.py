@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from running import Quell
+from tests.system.command import Ran
+from tests.system.command import quell as command
 
 GOOD = "a slow green tin roof"
 BETTER = "eleven quiet wooden boats"
@@ -38,22 +39,13 @@ def restart(quell: Quell) -> None:
     quell.start_controller()
 
 
-def run(quell: Quell, *words: str, stdin: str = "", token: str = "") -> subprocess.CompletedProcess[str]:
+def run(quell: Quell, *words: str, stdin: str = "", token: str = "") -> Ran:
     """`quell` in a home of its own; token "": none in the environment, and no state folder to find one in."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QUELL_", "XDG_"))}
     home = quell.folder / "home"
     home.mkdir(exist_ok=True)
-    more = {"HOME": str(home), "QUELL_URL": quell.url, "QUELL_STATE": str(home)}
-    more["PYTHONPATH"] = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)  # noqa: PTH100 - as text
-    return subprocess.run(
-        [sys.executable, "-m", "quell", *words],
-        check=False,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        cwd=home,
-        env=kept | more | ({"QUELL_TOKEN": token} if token else {}),
-    )
+    places = {name: str(home / name) for name in os.environ if name.startswith("XDG_")} | {"HOME": str(home)}
+    with contextlib.chdir(home):
+        return command(*words, url=quell.url, state=home, token=token, stdin=stdin, environment=places)
 
 
 def test_the_first_link_makes_the_first_admin_once(quell: Quell) -> None:

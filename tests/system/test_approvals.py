@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import httpx
 import pytest
 from live import Live, live
 from scripted_agent import NODE, ScriptedAgent
+from tests.system.command import quell
 
 from quell.configuration import Configuration
 from quell.model.action import KillProcess, Quarantine
@@ -76,8 +75,7 @@ class Place:
         return answer.json()
 
     def cli(self, *words: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "quell", "--url", self.server.url, "--token", self.server.token("admin")]
-        done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=60, check=False)
+        done = quell(*words, url=self.server.url, token=self.server.token("admin"))
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 

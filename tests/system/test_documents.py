@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +16,8 @@ import pytest
 import yaml
 from live import Live, live
 from tests.plans import group, killing, rule, webhook
+from tests.system.command import Ran
+from tests.system.command import quell as run
 
 from quell.model.audit import AuditEntry
 
@@ -69,15 +68,8 @@ def audited(server: Live) -> list[AuditEntry]:
     return [entry for entry in entries if entry.kind in kinds and str(entry.actor) != "system/quell"]
 
 
-def quell(server: Live, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "quell", "--url", server.url, "--token", server.token("admin"), *words],
-        check=False,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
+def quell(server: Live, *words: str, stdin: str = "") -> Ran:
+    return run(*words, url=server.url, token=server.token("admin"), stdin=stdin)
 
 
 def test_a_folder_is_the_truth_about_its_source(server: Live, admin: httpx.Client) -> None:

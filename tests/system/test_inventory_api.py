@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from live import Live, live
+from tests.system.command import Ran
+from tests.system.command import quell as run
 
 from quell.model.sighting import ContainerSeen, NamespaceSeen, NodeSeen, PodSeen, Sightings
 
@@ -152,16 +151,8 @@ def test_nodes(viewer: httpx.Client) -> None:
     assert (found[0]["addresses"], found[0]["kubernetes"]) == (["10.0.0.1"], True)
 
 
-def quell(server: Live, *words: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QUELL_")}
-    return subprocess.run(
-        [sys.executable, "-m", "quell", "--url", server.url, "--state", str(server.folder), *words],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        env=kept | {"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
-    )
+def quell(server: Live, *words: str) -> Ran:
+    return run(*words, url=server.url, state=server.folder)
 
 
 def test_the_command_line_shows_workloads_nodes_and_groups(server: Live) -> None:

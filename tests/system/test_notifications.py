@@ -19,6 +19,8 @@ import httpx
 import pytest
 from live import Live, live
 from running import Receiver, wait_for
+from tests.system.command import Ran
+from tests.system.command import quell as run
 
 from quell.client import Client
 from quell.configuration import Configuration
@@ -384,8 +386,8 @@ def command(server: Live, *words: str) -> list[str]:
     return [sys.executable, "-m", "quell", "--url", server.url, "--token", viewer(server), *words]
 
 
-def quell(server: Live, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(server, *words), capture_output=True, text=True, check=False, timeout=60)
+def quell(server: Live, *words: str) -> Ran:
+    return run(*words, url=server.url, token=viewer(server))
 
 
 def test_the_command_line_searches(server: Live, admin: httpx.Client) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from live import Live, live
+from tests.system.command import quell as run
 
 WEB = "c" * 64
 POLICY = """
@@ -94,8 +93,7 @@ def token(server: Live, **wanted: Any) -> dict[str, str]:
 
 
 def quell(server: Live, *words: str, role: str = "", check: bool = True, answer: str = "") -> str:
-    command = [sys.executable, "-m", "quell", "--url", server.url, "--token", role or server.token("admin"), *words]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, input=answer)
+    done = run(*words, url=server.url, token=role or server.token("admin"), stdin=answer)
     assert not check or done.returncode == 0, done.stderr
     return done.stdout + ("" if check else done.stderr)
 

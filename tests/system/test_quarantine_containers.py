@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import pytest
 from running import NODE, Quell, wait_for
+from tests.system.command import Ran, quell
 from tests.system.podman import IMAGE, Podman, missing, podman
 from tests.system.test_isolation import Channel, Datagrams, Frames, all_pass, ip, none_passes
 
@@ -187,10 +188,8 @@ class Place:
         self.quell.start_controller()
         wait_for(self.quell.linked, what="the agent's link")
 
-    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "quell", "--url", self.quell.url]
-        command += ["--state", str(self.quell.folder / "controller"), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    def cli(self, *words: str) -> Ran:
+        return quell(*words, url=self.quell.url, state=self.quell.folder / "controller")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ import httpx
 import pytest
 from live import Live, live
 from tests.plans import group, killing, rule, webhook
+from tests.system.command import Ran
+from tests.system.command import quell as run
 
 FLAG: dict[str, Any] = {"event": "incident", "criteria": ["level:Critical"], "actions": ["suppress-log"]}
 KILL: dict[str, Any] = {"event": "incident", "criteria": ["process:nc"], "actions": ["agentKillProcess"]}
@@ -73,15 +75,8 @@ def environment(server: Live, **more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | said | more
 
 
-def quell(server: Live, *words: str, stdin: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "quell", *words],
-        check=False,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=environment(server, **more),
-    )
+def quell(server: Live, *words: str, stdin: str = "", **more: str) -> Ran:
+    return run(*words, url=server.url, token=server.token("admin"), stdin=stdin, environment=more)
 
 
 # ---- REST

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +11,8 @@ import pytest
 from live import Live, live
 from scripted_agent import NODE, ScriptedAgent
 from tests.plans import document
+from tests.system.command import Ran
+from tests.system.command import quell as run
 
 from quell.model.decision import Outcome, OutcomeStatus
 
@@ -46,16 +45,8 @@ class Place:
         answer = self.admin.get("/v1/quarantines").raise_for_status().json()
         return {each["key"]: sorted(each["holders"]) for each in answer["items"] if each["holders"]}
 
-    def quell(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        said = {"QUELL_URL": self.server.url, "QUELL_TOKEN": self.server.token("admin")}
-        return subprocess.run(
-            [sys.executable, "-m", "quell", *words],
-            check=False,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | said,
-        )
+    def quell(self, *words: str, stdin: str = "") -> Ran:
+        return run(*words, url=self.server.url, token=self.server.token("admin"), stdin=stdin)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import re
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -21,6 +20,8 @@ import pytest
 from live import Live, live
 from tests.syslogs import cef, pairs, parse, take
 from tests.system.certificates import Authority
+from tests.system.command import Ran
+from tests.system.command import quell as run
 from tests.system.rsyslog import Rsyslog, needed, own_rsyslog
 from tests.system.running import Quell, free_port, wait_for
 
@@ -618,9 +619,8 @@ def test_the_command_line(server: Live, admin: httpx.Client) -> None:
             document("away", f"tcp://127.0.0.1:{closed}", f"{ONLY}, enable: false"),
         )
 
-        def quell(*words: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "quell", "--url", server.url, "--token", server.token("admin"), *words]
-            return subprocess.run(command, capture_output=True, text=True, check=False)
+        def quell(*words: str) -> Ran:
+            return run(*words, url=server.url, token=server.token("admin"))
 
         sent = quell("syslog", "test", "siem")
         assert sent.returncode == 0, sent.stderr
