@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 from running import free_port, wait_for
+from tests.system.command import quell
 
 NODE = "trust-test-node"
 
@@ -47,8 +48,7 @@ class Place:
         return self._start([*given, "--no-sensor", "--no-containers"], environment, "agent.log")
 
     def cli(self, *words: str, code: int = 0) -> str:
-        command = [sys.executable, "-m", "quell", "--url", self.url, "--state", str(self.state), *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = quell(*words, url=self.url, state=self.state)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.system.command import Ran
+from tests.system.command import quell as run
 
 from quell import __version__
 from quell.cli.exits import MEANINGS, Exit, exit_of
@@ -31,16 +33,8 @@ EVENT = (
 )
 
 
-def quell(*words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QUELL_")}
-    return subprocess.run(
-        [sys.executable, "-m", "quell", *words],
-        check=False,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
-    )
+def quell(*words: str, stdin: str = "", **environment: str) -> Ran:
+    return run(*words, stdin=stdin, environment=environment)
 
 
 @pytest.fixture
@@ -145,7 +139,9 @@ def test_explain_refuses_what_is_no_event(rule: str) -> None:
 
 
 def test_agent_gets_its_own_options() -> None:
-    done = quell("agent", "--help")
+    # In a process of its own, which the agent takes the place of.
+    command = [sys.executable, "-m", "quell", "agent", "--help"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0
     assert "--no-sensor" in done.stdout
 
