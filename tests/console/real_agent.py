@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 from tests.console.conftest import PASSWORD
-from tests.system.live import Live
+from tests.system.live import NO_TLS, Live
 from tests.system.running import wait_for
 
 
@@ -43,7 +43,7 @@ def start_ticks(pid: int) -> int:
 @contextlib.contextmanager
 def session(server: Live, name: str, password: str = PASSWORD) -> Iterator[tuple[httpx.Client, str]]:
     """Logged in as this user (each role has one of its name), with the mark that a form of theirs carries."""
-    with httpx.Client(base_url=server.url, timeout=20, follow_redirects=True) as client:
+    with httpx.Client(base_url=server.url, timeout=20, follow_redirects=True, verify=NO_TLS) as client:
         shown = client.post("/login", data={"name": name, "password": password})
         found = re.search(r'name="csrf" value="([^"]+)"', shown.text)
         assert found is not None, shown.text

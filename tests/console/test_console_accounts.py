@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from tests.console.complaints import Complaints
 from tests.console.conftest import PASSWORD
 from tests.console.real_agent import session
-from tests.system.live import Live
+from tests.system.live import NO_TLS, Live
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,9 @@ def test_a_token_is_shown_once_and_nowhere_afterwards(
     secret = page.get_by_role("region", name="Secret").inner_text().strip()
     assert secret.startswith("quell_")
     assert page.content().count(secret) == 1
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, timeout=20) as program:
+    with httpx.Client(
+        base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, timeout=20, verify=NO_TLS
+    ) as program:
         assert program.post("/v1/events", json={"name": "X"}).status_code == 403
     page.goto("/console/tokens")
     row = page.get_by_role("row").filter(has_text="edge detector")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, expect
 from tests.console.complaints import Complaints
 from tests.console.conftest import PASSWORD
-from tests.system.live import Live
+from tests.system.live import NO_TLS, Live
 
 pytestmark = pytest.mark.slow
 
@@ -93,7 +93,7 @@ def test_an_agent_is_withdrawn_after_a_question(logged_in: Callable[[str], Page]
 
 
 def test_a_form_without_the_sessions_mark_changes_nothing(server: Live, admin: httpx.Client) -> None:
-    with httpx.Client(base_url=server.url, timeout=20) as browser:
+    with httpx.Client(base_url=server.url, timeout=20, verify=NO_TLS) as browser:
         browser.post("/login", data={"name": "admin", "password": PASSWORD})
         for form in ({}, {"csrf": "guess"}):
             assert browser.post("/console/agents/join", data=form).status_code == 403

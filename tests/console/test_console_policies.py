@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from tests.console.complaints import Complaints
 from tests.console.conftest import PASSWORD
 from tests.console.example_policies import executed
-from tests.system.live import Live
+from tests.system.live import NO_TLS, Live
 from tests.system.running import wait_for
 
 pytestmark = pytest.mark.slow
@@ -111,7 +111,7 @@ def test_deviations_of_several_policies_are_merged_policy_by_policy(
     page.get_by_role("button", name="Merge into several-b").click()
     expect(page.get_by_role("status")).to_contain_text("Policy several-b expects 1 deviation more")
     assert "children" not in spec_of(admin, "several-a")["processPolicy"][0]
-    with httpx.Client(base_url=server.url, timeout=20) as browser:
+    with httpx.Client(base_url=server.url, timeout=20, verify=NO_TLS) as browser:
         browser.post("/login", data={"name": "operator", "password": PASSWORD})
         csrf = re.findall(r'name="csrf" value="([^"]*)"', browser.get("/console/deviations").text)[0]
         for chosen in ([], ["several-a\n1", "several-b\n1"], ["no checksum"]):
@@ -157,7 +157,7 @@ def test_what_is_wrong_with_a_text_is_told_at_its_line(
 
 def test_a_text_is_edited_without_script(server: Live, admin: httpx.Client) -> None:
     given(admin, "plain")
-    with httpx.Client(base_url=server.url, timeout=20, follow_redirects=True) as browser:
+    with httpx.Client(base_url=server.url, timeout=20, follow_redirects=True, verify=NO_TLS) as browser:
         browser.post("/login", data={"name": "author", "password": PASSWORD})
         drawn = browser.get("/console/policies/text/plain").text
         fields = dict(re.findall(r'name="(csrf|revision)" value="([^"]*)"', drawn))

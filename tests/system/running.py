@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -58,7 +59,7 @@ class Quell:
         self.port = free_port()
         self.controller: subprocess.Popen[bytes] | None = None
         self.agent: subprocess.Popen[bytes] | None = None
-        self._http = httpx.Client(base_url=self.url, timeout=10)
+        self._http = httpx.Client(base_url=self.url, timeout=10, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
     @property
     def url(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, live
+from live import NO_TLS, Live, live
 
 GOOD = "a slow green tin roof"
 BETTER = "eleven quiet wooden boats"
@@ -53,7 +53,7 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def bearing(server: Live, token: str) -> httpx.Client:
-    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=20)
+    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, timeout=20, verify=NO_TLS)
 
 
 def log_in(server: Live, name: str, password: str = GOOD) -> httpx.Client:
@@ -147,7 +147,7 @@ def test_nobody_ends_the_session_of_another(server: Live, user: Callable[..., st
 
 def test_a_session_in_a_cookie_changes_only_with_its_token(server: Live, user: Callable[..., str]) -> None:
     name = user("admin")
-    with httpx.Client(base_url=server.url, timeout=20) as browser:
+    with httpx.Client(base_url=server.url, timeout=20, verify=NO_TLS) as browser:
         foreign = {"Sec-Fetch-Site": "cross-site"}
         login = {"name": name, "password": GOOD, "cookie": True}
         problem(browser.post("/v1/sessions", json=login, headers=foreign), 403)
@@ -163,7 +163,7 @@ def test_a_session_in_a_cookie_changes_only_with_its_token(server: Live, user: C
         problem(browser.post(links, headers={"X-Quell-CSRF": csrf, "Origin": "https://evil.example"}), 403)
         # A link that a user asks for opens a session of that user.
         path = browser.post(links, headers={"X-Quell-CSRF": csrf}).raise_for_status().json()["path"]
-        with httpx.Client(base_url=server.url) as second:
+        with httpx.Client(base_url=server.url, verify=NO_TLS) as second:
             assert second.get(path).status_code == 303
             assert second.get("/v1/sessions/current").json()["role"] == "admin"
         ended = browser.delete("/v1/sessions/current", headers={"X-Quell-CSRF": csrf})
@@ -403,7 +403,7 @@ def live_address(server: Live) -> httpx.Client:
 
 def test_the_login_form(server: Live, user: Callable[..., str]) -> None:
     name = user("viewer")
-    with httpx.Client(base_url=server.url, timeout=20) as browser:
+    with httpx.Client(base_url=server.url, timeout=20, verify=NO_TLS) as browser:
         form = browser.get("/login")
         assert 'name="password" type="password"' in form.text
         assert "form-action 'self'" in form.headers["content-security-policy"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, live
+from live import NO_TLS, Live, live
 from scripted_agent import NODE, ScriptedAgent
 from tests.system.command import quell
 
@@ -160,7 +160,9 @@ def test_who_may_not_operate_may_look_only(place: Place) -> None:
     place.event("e1", "nc")
     for role in ("viewer", "author"):
         token = place.admin.post("/v1/tokens", json={"name": role, "role": role}).raise_for_status().json()["token"]
-        with httpx.Client(base_url=place.server.url, headers={"Authorization": f"Bearer {token}"}) as client:
+        with httpx.Client(
+            base_url=place.server.url, headers={"Authorization": f"Bearer {token}"}, verify=NO_TLS
+        ) as client:
             assert client.get("/v1/approvals").status_code == 200
             asked = {"id": "e1/0", "verdict": "approve"}
             assert client.post("/v1/approvals", json=asked).status_code == 403

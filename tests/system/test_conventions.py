@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, live
+from live import NO_TLS, Live, live
 
 from quell.api.limits import RateLimit
 from quell.api.problem import Refusal, pointer
@@ -122,7 +122,7 @@ def test_a_creation_that_is_sent_again_is_answered_as_before(admin: httpx.Client
 def test_a_key_is_its_callers(admin: httpx.Client, server: Live) -> None:
     second = make(admin, "second-admin", None, role="admin").json()["token"]
     mine = make(admin, "of-the-first", "shared-key")
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {second}"}) as other:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {second}"}, verify=NO_TLS) as other:
         theirs = make(other, "of-the-second", "shared-key")
     assert (mine.status_code, theirs.status_code) == (201, 201)
 

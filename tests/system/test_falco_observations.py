@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, live
+from live import NO_TLS, Live, live
 from tests.unit.test_detectors_falco_observation import TALK, alert
 
 POLICY = """
@@ -81,7 +81,7 @@ def test_a_bound_token_speaks_of_its_own_nodes_only(server: Live) -> None:
     with server.client("admin") as admin:
         wanted = {"name": "falco-node-1", "role": "ingest", "detectors": ["falco"], "nodes": ["node-1"]}
         token = admin.post("/v1/tokens", json=wanted).raise_for_status().json()["token"]
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}) as falco:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {token}"}, verify=NO_TLS) as falco:
         assert send(falco, alert()).json()["observed"] == 1
         answer = send(falco, alert(**{"evt.hostname": "node-2"}))
         assert answer.status_code == 403

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, live
+from live import NO_TLS, Live, live
 from tests.system.command import Ran
 from tests.system.command import quell as run
 
@@ -68,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 def viewer(server: Live) -> Iterator[httpx.Client]:
     with server.client("admin") as admin:
         secret = admin.post("/v1/tokens", json={"role": "viewer", "name": "reader"}).raise_for_status().json()["token"]
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {secret}"}) as client:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, verify=NO_TLS) as client:
         yield client
 
 

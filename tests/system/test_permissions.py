@@ -37,6 +37,13 @@ def operations(server: Live) -> list[tuple[str, str, str]]:
     )
 
 
+@pytest.fixture
+def anybody(server: Live) -> Iterator[httpx.Client]:
+    """Without a token: each request says whose it is."""
+    with server.client("") as client:
+        yield client
+
+
 def tokens(server: Live) -> dict[str, str]:
     with server.client("admin") as admin:
         made = {
@@ -48,37 +55,37 @@ def tokens(server: Live) -> dict[str, str]:
     return {role: answer["token"] for role, answer in made.items()}
 
 
-def test_every_route_with_every_role(server: Live) -> None:
+def test_every_route_with_every_role(server: Live, anybody: httpx.Client) -> None:
     secrets, rows = tokens(server), []
     for method, path, permission in operations(server):
         if permission == OPEN:
             continue
         target = server.url + re.sub(r"\{[^}]+\}", "x", path)
-        nobody = httpx.request(method, target)
+        nobody = anybody.request(method, target)
         assert nobody.status_code == 401, (method, path)
-        wrong = httpx.request(method, target, headers={"Authorization": "Bearer quell_guess"})
+        wrong = anybody.request(method, target, headers={"Authorization": "Bearer quell_guess"})
         assert wrong.status_code in (401, 429), (method, path)
         may = {}
         # The admin last: what it deletes on the way, the others were asked about before.
         for role in sorted(ROLES, key=lambda role: role == "admin"):
-            answer = httpx.request(method, target, headers={"Authorization": f"Bearer {secrets[role]}"})
+            answer = anybody.request(method, target, headers={"Authorization": f"Bearer {secrets[role]}"})
             may[role] = answer.status_code not in REFUSED
         rows.append(f"| `{method} {path}` | " + " | ".join("yes" if may[role] else "" for role in ROLES) + " |")
     told = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
     assert rows == told, "docs/roles.md is not what was found:\n" + "\n".join(rows)
 
 
-def test_what_an_ingest_token_may(server: Live) -> None:
+def test_what_an_ingest_token_may(server: Live, anybody: httpx.Client) -> None:
     secret = tokens(server)["ingest"]
     allowed = {
         (method, path)
         for method, path, permission in operations(server)
         if permission != OPEN
-        and httpx.request(
+        and anybody.request(
             method, server.url + re.sub(r"\{[^}]+\}", "x", path), headers={"Authorization": f"Bearer {secret}"}
         ).status_code
         not in REFUSED
     }
     assert allowed == {("POST", path) for path in (*ROUTES, OBSERVATIONS)}
     for path in ("/", "/metrics", "/console/overview", "/console/nothing"):
-        assert httpx.get(server.url + path, headers={"Authorization": f"Bearer {secret}"}).status_code == 403, path
+        assert anybody.get(server.url + path, headers={"Authorization": f"Bearer {secret}"}).status_code == 403, path

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, live
+from live import NO_TLS, Live, live
 from scripted_agent import NODE, ScriptedAgent
 
 from quell.model.action import Quarantine, ReleaseQuarantine
@@ -77,7 +77,9 @@ class Place:
     def operator(self) -> Iterator[httpx.Client]:
         """Another person, whose token is called second."""
         made = self.admin.post("/v1/tokens", json={"role": "operator", "name": "second"}).raise_for_status().json()
-        with httpx.Client(base_url=self.server.url, headers={"Authorization": f"Bearer {made['token']}"}) as client:
+        with httpx.Client(
+            base_url=self.server.url, headers={"Authorization": f"Bearer {made['token']}"}, verify=NO_TLS
+        ) as client:
             yield client
 
     def held(self, **filters: str) -> dict[str, list[str]]:
@@ -272,7 +274,9 @@ def test_a_wish_that_is_none(place: Place, body: dict[str, Any], status: int) ->
 
 def test_it_takes_an_operator(place: Place) -> None:
     made = place.admin.post("/v1/tokens", json={"role": "author", "name": "writer"}).json()
-    with httpx.Client(base_url=place.server.url, headers={"Authorization": f"Bearer {made['token']}"}) as author:
+    with httpx.Client(
+        base_url=place.server.url, headers={"Authorization": f"Bearer {made['token']}"}, verify=NO_TLS
+    ) as author:
         assert author.get("/v1/quarantines").status_code == 200
         assert author.post("/v1/quarantines", json={"workload": WEB, "node": NODE}).status_code == 403
         assert author.post("/v1/quarantines/release", json={"all": True}).status_code == 403

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 from command import quell
-from live import Live, live
+from live import NO_TLS, Live, live
 from scripted_agent import NODE, ScriptedAgent
 
 from quell.cli import sending
@@ -255,7 +255,9 @@ def test_another_detectors_format_is_recognised(sender: httpx.Client) -> None:
 def test_a_bound_token_is_held_to_what_it_gives(server: Live, admin: httpx.Client) -> None:
     body = {"role": "ingest", "name": "bound", "detectors": ["kube-bench", "trivy"], "nodes": ["worker-1"]}
     secret = admin.post("/v1/tokens", json=body).raise_for_status().json()["token"]
-    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, timeout=20) as bound:
+    with httpx.Client(
+        base_url=server.url, headers={"Authorization": f"Bearer {secret}"}, timeout=20, verify=NO_TLS
+    ) as bound:
         report = read("kube-bench/report")
         assert len(taken(bound.post("/v1/events/kube-bench?node=worker-1", content=report))) == 3
         told = problem(bound.post("/v1/events/kube-bench?node=worker-2", content=report), 403)

@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.system.live import live
+from tests.system.live import NO_TLS, live
 from tests.system.running import NODE, Quell, Victim, free_port, rules, wait_for
 
 from quell.storage import archive
@@ -203,7 +203,7 @@ def test_what_was_pending_is_sent_or_expires(original: Quell, tmp_path: Path, mo
         original.kill(original.agent)
         wait_for(lambda: not original.linked(), what="the end of the agent's link")
         original.ask("POST", "/v1/events", content=victim.event())
-        with httpx.Client(base_url=original.url, timeout=60) as client:
+        with httpx.Client(base_url=original.url, timeout=60, verify=NO_TLS) as client:
             token = (original.folder / "controller" / "admin.token").read_text().strip()
             file.write_bytes(client.get("/v1/backup", headers={"Authorization": f"Bearer {token}"}).content)
         original.kill(original.controller)

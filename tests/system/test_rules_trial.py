@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.system.live import Live, live
+from tests.system.live import NO_TLS, Live, live
 
 from quell.client import Client
 
@@ -43,7 +43,9 @@ def try_it(client: httpx.Client, rule: dict[str, Any], **more: Any) -> dict[str,
 
 def as_role(server: Live, admin: httpx.Client, role: str) -> httpx.Client:
     made = admin.post("/v1/tokens", json={"role": role, "name": f"trial-{role}"}).raise_for_status().json()
-    return httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {made['token']}"}, timeout=20)
+    return httpx.Client(
+        base_url=server.url, headers={"Authorization": f"Bearer {made['token']}"}, timeout=20, verify=NO_TLS
+    )
 
 
 def test_what_it_would_match_is_counted_and_the_newest_are_named(admin: httpx.Client) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from live import Live, live
+from live import NO_TLS, Live, live
 from running import wait_for
 from webhook_parts import Receiver
 
@@ -98,7 +98,7 @@ def test_an_event_list_as_kube_apiserver_posts_it(server: Live, admin: httpx.Cli
     """With its Accept and User-Agent, and ?timeout=30s, which client-go adds; no header or parameter of one's own."""
     headers = token(admin, "kube-apiserver", detectors=["k8s-audit"], clusters=["prod"])
     headers |= {"Content-Type": "application/json", "Accept": "application/json, */*", "User-Agent": "kube-apiserver"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=20) as sender:
+    with httpx.Client(base_url=server.url, headers=headers, timeout=20, verify=NO_TLS) as sender:
         answer = sender.post(f"{AUDIT_PATH}?timeout=30s", content=EVENT_LIST.read_bytes())
     assert answer.status_code == 202, answer.text
     receipt = answer.json()
