@@ -1,7 +1,7 @@
 # Quell. Each target sets up what it needs (deploy/setup.sh) and is quick the second time.
 PYTHON := .venv/bin/python
-# Four at a time on two cores: most tests wait for processes of their own, which leaves a quarter of the time to three.
-TEST := $(PYTHON) -m pytest -n 4 --dist worksteal
+# Three at a time on two cores: most tests wait for processes of their own.
+TEST := $(PYTHON) -m pytest -n 3 --dist worksteal
 CASES ?= tests/cases/rules
 
 .DEFAULT_GOAL := help

@@ -66,7 +66,8 @@ STRAY = st.one_of(
     st.sampled_from(
         ["", "*", "?", "[", "all", "nodes", "null", "~", "true", "no", "0", "-1", ">=", ">", "1e3", "0x10", "=", ":"]
     ),
-    st.sampled_from([None, True, False, 0, -1, 3, 2**70, 1.5, [], {}, [[]], {"": ""}]),
+    # Copies: what is put into a document may be changed there, and the next draw must find it as it was.
+    st.sampled_from([None, True, False, 0, -1, 3, 2**70, 1.5, [], {}, [[]], {"": ""}]).map(copy.deepcopy),
     st.text(max_size=6),
 )
 #: What stands in the place of another and may well be right there.

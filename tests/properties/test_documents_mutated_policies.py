@@ -92,7 +92,7 @@ FITTING = st.sampled_from(
         *("audit", "enforce", "all", "egress", "web_0", "80", "TCP", "UDP", "allow", "deny", "10.1.0.0/16"),
         *(["sh"], ["*"], {"matchLabels": {"app": "web"}}, {"matchFields": {"name": "sh"}}, "agentKillProcess"),
     ]
-)
+).map(copy.deepcopy)
 
 
 @st.composite

@@ -108,6 +108,9 @@ def _part(kind: str, subject: Subject) -> tuple[bool, Mapping[str, str | None]]:
             "euser": process.user if process else None,
         },
     }
+    if kind == "processSelector":
+        # One of which only the number is known is there all the same, and what is not known of it is absent from it.
+        return process is not None, parts[kind]
     if kind in parts:
         return any(value is not None for value in parts[kind].values()), parts[kind]
     if kind == "podSelector":

@@ -182,6 +182,7 @@ def test_a_404_of_something_else_is_no_pod_that_is_gone(standin: PodCluster, tmp
     with placed(standin, tmp_path, safety_command_ttl="2s") as place:
         uid = standin.run()["metadata"]["uid"]
         place.knows()
+        standin.failing_of = "/pods/"
         standin.failing += [Failure(404, "NotFound", "the server could not find the requested resource", {})]
         outcome = place.outcome(place.event(uid=uid))
         assert (outcome["status"], outcome["facts"]["status"]) == ("failed", 404)
@@ -290,6 +291,7 @@ def test_a_missing_permission_is_named(standin: PodCluster, tmp_path: Path, left
 def test_what_passes_is_tried_again(place: Place) -> None:
     uid = place.standin.run()["metadata"]["uid"]
     place.knows()
+    place.standin.failing_of = "/pods/"
     place.standin.failing += [BUSY, ILL]
     outcome = place.outcome(place.event(uid=uid))
     assert outcome["status"] == "done", outcome
@@ -443,6 +445,7 @@ def test_what_is_no_name_never_becomes_part_of_a_path(place: Place, subject: dic
 def test_a_pause_holds_for_what_is_being_tried(place: Place) -> None:
     uid = place.standin.run()["metadata"]["uid"]
     place.knows()
+    place.standin.failing_of = "/pods/"
     place.standin.failing += [BUSY]
     event = place.event(uid=uid)
     wait_for(lambda: place.standin.failing == [], what="the first attempt")

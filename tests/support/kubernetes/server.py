@@ -43,6 +43,8 @@ class StandIn:
         self.calls: list[Call] = []
         #: Answers in place of the next ones.
         self.failing: list[Failure] = []
+        #: What their paths have in them: a watch that begins anew is else taken for the one that is meant.
+        self.failing_of = ""
         #: Methods whose next request is done, and its answer lost with the connection.
         self.losing: list[str] = []
         #: Requests with these words find that the cluster has forgotten what was before them, once each.
@@ -164,7 +166,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(length)
         headers = {name.lower(): value for name, value in self.headers.items()}
         standin.came(Call(self.path, headers.get("authorization", ""), time.monotonic(), self.command, body))
-        if standin.failing:
+        if standin.failing and standin.failing_of in self.path:
             failure = standin.failing.pop(0)
             return self._send(Answer(failure.code, failure.body))
         answer = standin.rest.answer(Request(self.command, self.path, headers, self._certified(), body))
