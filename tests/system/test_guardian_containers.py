@@ -181,7 +181,8 @@ spec:
             wait_for(lambda: deviant.poll() is not None, SECONDS, "the end of the deviant process")
             assert deviant.returncode == -9
             assert expected.poll() is None
-        found = quell.deviations()
+        # The shells that entered the group are no part of the service; a busy agent may come to look while one is there.
+        found = [each for each in quell.deviations() if each["subject"]["process"]["name"] != "sh"]
         assert len(found) == 1, found
         [deviation] = found
         assert deviation["name"] == "Host.Process.Violation"
