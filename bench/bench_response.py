@@ -34,9 +34,9 @@ from bench.figures import (
 KILLS = int(os.environ.get("BENCH_KILLS", "500"))
 #: Started together, killed one by one.
 VICTIMS = 25
-#: Seconds between two kills: what follows from one, up to its outcome on disk, is done before the next begins, and the
-#: caches are still warm, as they are where the floors are measured.
-PAUSE = 0.005
+#: Seconds between two kills: most of what follows from one is done before the next begins, and the caches are still warm, as
+#: they are where the floors are measured.
+PAUSE = 0.001
 SENSED = int(os.environ.get("BENCH_SENSED", "100"))
 
 RULES = """

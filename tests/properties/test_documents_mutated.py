@@ -237,7 +237,7 @@ NARROW = """{apiVersion: quell.dev/v1, kind: ResponseRule, metadata: {name: r},
  spec: {event: event, criteria: ["level:>= Warning", "namespace: shop"], actions: [suppress-log]}}"""
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(mutated(), st.integers(0, 10**6))
 @example(NARROW, 1)
 def test_no_change_of_a_rule_makes_it_match_more_than_it_says(text: str, seed: int) -> None:
@@ -275,7 +275,7 @@ def test_a_rule_matches_what_it_says(said: dict[str, Any], seed: int) -> None:
 written = st.one_of(documents.rules(), documents.groups, documents.webhooks, documents.policies(), documents.rulesets)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.one_of(
         written.map(lambda thing: dump_yaml([thing])).flatmap(torn),
@@ -287,7 +287,7 @@ def test_the_loader_has_no_other_error_than_ours(text: str) -> None:
     loaded(text)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_text(raw: bytes) -> None:
     loaded(raw)

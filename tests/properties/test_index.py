@@ -181,7 +181,7 @@ def world() -> State:
     return state
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(documents(), st.lists(events(), min_size=1, max_size=8))
 def test_the_index_finds_what_a_scan_finds(written: Documents, seen: list[Event]) -> None:
     index, state = indexes.compile(written), world()

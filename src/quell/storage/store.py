@@ -74,10 +74,10 @@ class Store:
 
         call: runs the `done` callbacks of a commit, all in one call, such as `loop.call_soon_threadsafe`; without it
         they run in the writing thread. soon: calls in a later turn of the thread that appends, such as `loop.call_soon`:
-        what is appended until then is written as one; without it each append goes to the writer at once. clock: what retention measures age by, in epoch seconds. key: signs where the
-        audit log ends; None: nobody does. successor_of: the key whose signature is good so far, where `key` takes its
-        place. Raises StoreError if another process has the store, if it is from a newer
-        version, or cannot be read.
+        what is appended until then is written as one; without it each append goes to the writer at once. clock: what
+        retention measures age by, in epoch seconds. key: signs where the audit log ends; None: nobody does. successor_of:
+        the key whose signature is good so far, where `key` takes its place. Raises StoreError if another process has the
+        store, if it is from a newer version, or cannot be read.
         """
         path = Path(path)
         try:
