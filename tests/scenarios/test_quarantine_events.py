@@ -87,10 +87,14 @@ class Place:
     async def report(self, command: str, status: OutcomeStatus = DONE, **facts: Any) -> None:
         """The agent says what became of a command."""
         # Nothing is sent, and so nothing answered, before it is on disk.
-        await self.until(lambda: self.controller.dispatcher.waiting("agent-1") == len(self.controller.state.pending))
+        await self.until(lambda: self.waiting() == set(self.controller.state.pending))
         outcome = Outcome(id=command, status=status, time=time.time(), facts=facts)
         self.controller.dispatcher.reported("agent-1", outcome)
         await self.until(lambda: any(each.id == command for each in self.controller.store.outcomes(command)))
+
+    def waiting(self) -> set[str]:
+        """What may be sent to the agent, or has been, and has no outcome yet."""
+        return set(self.controller.dispatcher._pending.get("agent-1", ()))
 
     async def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
         end = time.monotonic() + seconds
