@@ -3,6 +3,8 @@ PYTHON := .venv/bin/python
 # Three at a time on two cores: most tests wait for processes of their own.
 TEST := $(PYTHON) -m pytest -n 3 --dist worksteal
 CASES ?= tests/cases/rules
+# Compiled once and kept: else each of the many processes compiles all of Quell anew, half a second every time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test check bench conformance docs screenshots clean lint setup-run setup-test
