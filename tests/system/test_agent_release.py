@@ -1,6 +1,7 @@
 """`quell agent release --all` opens what is closed, with the agent's ledger and without it.
 
-It opens everything on the machine, so it is run in pid, mount and network namespaces of its own.
+It opens everything on the machine, so it is run in pid, mount and network namespaces of its own, with a /run of its own:
+namespaces that others named there are no part of it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import os, subprocess, sys, time
 from quell.agent.__main__ import main
 from quell.agent.linux.kernel import LinuxKernel
 
+subprocess.run(["mount", "-t", "tmpfs", "none", "/run"], check=True)
 # The kernel's threads are children of pid 2; in here that number must not be the isolated process's.
 subprocess.run(["true"], check=True)
 with subprocess.Popen(["unshare", "--net", "sleep", "60"]) as isolated:
