@@ -304,10 +304,11 @@ def test_a_namespace_is_looked_at_from_its_first_process_on_and_let_go_of_with_t
                     client.do("shortly,10.77.0.2,443")
                     ip("netns", "del", near)
                 # It has moved out, and what it did last is told: as its own, or as nobody's where no look met it at it.
-                told = await seen.until(lambda: [each for each in seen.told if each.seen is Seen.CONNECTED])
+                await seen.until(lambda: [each for each in seen.told if each.seen is Seen.CONNECTED])
+                await seen.reaches(lambda: not is_open(seen, netns))
+                (told,) = [each for each in seen.told if each.seen is Seen.CONNECTED]
                 assert told.peer == Peer(direction=EGRESS, ip="10.77.0.2", port=443)
                 assert process_of(told).pid in (client.pid, None)
-                await seen.reaches(lambda: not is_open(seen, netns))
                 # Nothing keeps the namespace: the kernel takes it down, and the other end of the cable with it.
                 await seen.reaches(lambda: "eth0" not in ip("-n", far, "link"))
 
