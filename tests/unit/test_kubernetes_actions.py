@@ -47,6 +47,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def command(action: AgentAction | None = None, *, agent: str = API, ttl: float = 0.3, **target: str) -> Command:
+    """ttl: counts from here; until the controller's side is there, a busy machine takes some tenths of a second."""
     now = time.time()
     return Command(
         id="e1/0",
@@ -91,7 +92,7 @@ def carried_out(store: Store, folder: Path, item: OutboxItem, settings: Kubernet
 
 
 def test_an_api_that_does_not_answer_ends_in_expired(store: Store, tmp_path: Path) -> None:
-    outcome = carried_out(store, tmp_path, outbox_item(command()))
+    outcome = carried_out(store, tmp_path, outbox_item(command(ttl=2.0)))
     assert (outcome.status, outcome.reason) == (OutcomeStatus.EXPIRED, Reason.EXPIRED)
     assert "no answer from the API: ConnectError" in outcome.explanation
     assert "whether an earlier attempt ended it could not be seen" in outcome.explanation
@@ -99,7 +100,7 @@ def test_an_api_that_does_not_answer_ends_in_expired(store: Store, tmp_path: Pat
 
 def test_credentials_that_are_not_there_end_in_expired_too(store: Store, tmp_path: Path) -> None:
     gone = KubernetesSettings(kubeconfig=str(tmp_path / "none"))
-    outcome = carried_out(store, tmp_path, outbox_item(command()), gone)
+    outcome = carried_out(store, tmp_path, outbox_item(command(ttl=2.0)), gone)
     assert outcome.status is OutcomeStatus.EXPIRED
     assert "there is no such file" in outcome.explanation
 
@@ -117,13 +118,13 @@ def test_what_no_api_is_there_for_any_more_expires(
 
 def test_a_pod_of_another_cluster_is_not_looked_for(store: Store, tmp_path: Path) -> None:
     """Decided before the name of the API's cluster was known."""
-    outcome = carried_out(store, tmp_path, outbox_item(command(cluster="red")))
+    outcome = carried_out(store, tmp_path, outbox_item(command(cluster="red", ttl=2.0)))
     assert (outcome.status, outcome.reason) == (OutcomeStatus.REFUSED, Reason.NO_TARGET)
     assert outcome.explanation == "the pod is of cluster red, the API that is configured is of blue"
 
 
 def test_a_uid_that_nobody_has_a_name_for_is_no_target(store: Store, tmp_path: Path) -> None:
-    outcome = carried_out(store, tmp_path, outbox_item(command(name="")))
+    outcome = carried_out(store, tmp_path, outbox_item(command(name="", ttl=2.0)))
     assert (outcome.status, outcome.reason) == (OutcomeStatus.REFUSED, Reason.NO_TARGET)
 
 
