@@ -90,6 +90,7 @@ def decided(events: Sequence[Event], index: Index, state: State, now: float) -> 
         answers=[each if isinstance(each, Answer) else None for each in matched],
         times=[now] * len(events),
         revisions=[index.revision] * len(events),
+        sizes=[len(event.raw) for event in events],
         entries={
             n: Entry(event=events[n], decision=conclude(events[n], each, index, state, now), own_id=True)
             for n, each in enumerate(matched)

@@ -27,6 +27,7 @@ from quell.serve import serving
 from quell.settings import Journal, Server, Settings
 from quell.storage import (
     agents,
+    answers,
     audit,
     dead_letters,
     deliveries,
@@ -220,6 +221,14 @@ def provided(store: Store) -> None:
     assert store.read(lambda connection: users.password_of(connection, eve.name)) is None
 
 
+def answered(store: Store) -> None:
+    """The six suppressed events are among what `first` reads."""
+    assert store.read(answers.kept) == {1}
+    alike = [stored.decision for stored in store.recent(60) if stored.decision.suppressed]
+    assert {record.asked_by for decision in alike for record in decision.actions} == {("rule/9",)}
+    assert {decision.matches[0].name for decision in alike} == {"quiet"}
+
+
 CHECKS: dict[int, Callable[[Store], None]] = {
     1: first,
     2: accounts,
@@ -234,6 +243,7 @@ CHECKS: dict[int, Callable[[Store], None]] = {
     11: traced,
     12: evident,
     13: provided,
+    14: answered,
 }
 
 

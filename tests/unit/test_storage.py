@@ -315,6 +315,7 @@ def test_events_answered_alike_come_back_each_with_its_own_decision(store: Store
         answers=answers,
         times=[5.0] * count,
         revisions=[9] * count,
+        sizes=[len(entry.event.raw) for entry in made],
         added=dict.fromkeys(range(0, count, 12), added),
         conflicts=dict.fromkeys(range(1, count, 12), told),
         entries=own,
@@ -337,8 +338,11 @@ def test_events_answered_alike_come_back_each_with_its_own_decision(store: Store
 def test_of_events_answered_alike_only_those_that_are_new_are_kept(store: Store) -> None:
     made = [msgspec.structs.replace(entry.event, id=f"given-{n}", id_given=True) for n, entry in enumerate(entries(6))]
     first, second = answer(1), answer(2)
-    append_batch(store, Batch(events=made[1:5:3], answers=[first, NOTHING], times=[1.0] * 2, revisions=[1] * 2))
-    append_batch(store, Batch(events=made, answers=[first, second] * 3, times=[2.0] * 6, revisions=[2] * 6))
+    sizes = [len(event.raw) for event in made]
+    two = Batch(events=made[1:5:3], answers=[first, NOTHING], times=[1.0] * 2, revisions=[1] * 2, sizes=sizes[1:5:3])
+    append_batch(store, two)
+    six = Batch(events=made, answers=[first, second] * 3, times=[2.0] * 6, revisions=[2] * 6, sizes=sizes)
+    append_batch(store, six)
     stored = {one.id: one.decision for one in store.recent(10)}
     wanted = {event.id: (first, second)[n % 2].decision(event.id, 2.0, 2) for n, event in enumerate(made)}
     wanted["given-1"], wanted["given-4"] = first.decision("given-1", 1.0, 1), NOTHING.decision("given-4", 1.0, 1)
@@ -352,11 +356,16 @@ def test_a_row_holds_few_events_and_bytes() -> None:
         chunks = packer.chunks(Batch.of(made))
         assert sum(chunk.events for chunk in chunks) == count
         for row in group.rows(chunks):
-            events = sum(chunk.events for chunk in row)
-            assert events <= group.MAX_EVENTS
-            assert events == 1 or sum(len(chunk.body) for chunk in row) <= group.MAX_BYTES
+            held = sum(chunk.events for chunk in row)
+            assert held <= group.MAX_EVENTS
+            assert held == 1 or sum(len(chunk.columns) + len(chunk.text) for chunk in row) <= group.MAX_BYTES
+    events = [entry.event for entry in entries(600)]
     everything = Batch(
-        events=[entry.event for entry in entries(600)], answers=[NOTHING] * 600, times=[1.0] * 600, revisions=[1] * 600
+        events=events,
+        answers=[NOTHING] * 600,
+        times=[1.0] * 600,
+        revisions=[1] * 600,
+        sizes=[len(event.raw) for event in events],
     )
     assert [chunk.events for chunk in packer.chunks(everything)] == [256, 256, 88]
     singles = [chunk for entry in entries(1000) for chunk in packer.chunks(Batch.of([entry]))]

@@ -138,6 +138,7 @@ def test_joined_is_each_in_its_place() -> None:
         answers=[answer, None, answer],
         times=[1.0, 2.0, 3.0],
         revisions=[4, 5, 6],
+        sizes=[len(entry.event.raw) for entry in made[:3]],
         added={0: subject},
         conflicts={2: ("told",)},
         entries={1: made[1]},

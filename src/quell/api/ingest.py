@@ -72,7 +72,7 @@ _log = structlog.get_logger(__name__)
 class Controller(Protocol):
     """What taking events in needs of quell.controller.controller.Controller."""
 
-    def ingest(self, events: Sequence[Event]) -> Awaitable[None]: ...
+    def ingest(self, events: Sequence[Event], text: bytes | None = None) -> Awaitable[None]: ...
 
     def observe(self, observations: Sequence[Observation], *, origin: str, sender: str) -> None: ...
 
@@ -191,7 +191,7 @@ class Ingest:
             # Before any event is taken: if there is no room for them the whole request is refused.
             self._controller.observe(found.observations, origin=detector.name, sender=str(caller.actor))
             observed = len(found.observations)
-        written = self._controller.ingest(found.events) if found.events else None
+        written = self._controller.ingest(found.events, text) if found.events else None
         # Until the commit nothing of the events is held here: thousands that wait would push each other out of the caches.
         found.events = []
         del batch, text, sent

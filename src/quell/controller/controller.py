@@ -276,12 +276,12 @@ class Controller:
 
     # ---- events
 
-    def ingest(self, events: Sequence[Event]) -> Awaitable[None]:
+    def ingest(self, events: Sequence[Event], text: bytes | None = None) -> Awaitable[None]:
         """Decides at once; to be awaited until the events and their decisions are on disk.
 
-        Raises QueueFull, the awaiting StoreFull and StoreError.
+        text: what they came in. Raises QueueFull, the awaiting StoreFull and StoreError.
         """
-        written = self.pipeline.submit(events)
+        written = self.pipeline.submit(events, text)
         self.names.note(events)
         deviations = [event for event in events if event.category is Category.DEVIATION]
         for event in deviations:

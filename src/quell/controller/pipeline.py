@@ -84,20 +84,23 @@ class Pipeline:
         self._rules = {f"rule/{rule.id}": rule for rule in index.rules}
         self._inventory.use(index)
 
-    def submit(self, events: Sequence[Event]) -> asyncio.Future[None]:
-        """Decide these events and queue them; the future is done when they are on disk.
+    def submit(self, events: Sequence[Event], text: bytes | None = None) -> asyncio.Future[None]:
+        """Decide these events and queue them; the future is done when they are on disk. text: as in Batch.
 
         An event whose id came with it and is known already is left out: it was decided before, and if it is still on
         its way to the disk the future waits for that. QueueFull if too much waits; then nothing was done. The future
         raises StoreFull or StoreError.
         """
-        self.check(len(events), sum(map(len, map(_raw, events))))
+        sizes = list(map(len, map(_raw, events)))
+        self.check(len(events), sum(sizes))
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         fresh, awaited = self._fresh(events, future)
-        self._append(self._decided(fresh), future)
+        if len(fresh) < len(events):
+            sizes, text = list(map(len, map(_raw, fresh))), None
+        self._append(self._decided(fresh, sizes, text), future)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
-    def _decided(self, events: Sequence[Event]) -> Batch:
+    def _decided(self, events: Sequence[Event], sizes: Sequence[int], text: bytes | None) -> Batch:
         """As `quell.evaluate.evaluate` decides each of them, in order; most have an answer that the index gives at once."""
         index, state, now = self.index, self.state, self._clock()
         found = list(map(self._inventory.enrich, events))
@@ -125,6 +128,8 @@ class Pipeline:
             added={n: each.added for n, each in enriched.items() if each.added is not None and n not in entries},
             conflicts={n: each.conflicts for n, each in enriched.items() if each.conflicts and n not in entries},
             entries=entries,
+            sizes=sizes,
+            text=text,
         )
 
     def submit_decided(self, event: Event, decision: Decision, noted: Sequence[Noted] = ()) -> asyncio.Future[None]:

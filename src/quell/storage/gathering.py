@@ -28,7 +28,7 @@ class Gathering:
         """soon: calls in a later turn of the thread that appends, such as `loop.call_soon`; None: nothing is held."""
         self._writer = writer
         self._soon = soon
-        self._packer = Packer()
+        self._packer = Packer(writer.first_answer)
         self._lock = threading.RLock()
         self._batches: list[Batch] = []
         self._done: list[Done] = []
@@ -44,7 +44,7 @@ class Gathering:
 
     def append(self, batch: Batch, done: Done, noted: Sequence[Noted]) -> None:
         """QueueFull, StoreError (closed)."""
-        events, size = len(batch.events), sum([len(event.raw) for event in batch.events])
+        events, size = len(batch.events), sum(batch.sizes)
         with self._lock:
             self.check(events, size)
             if self._events + events > MAX_EVENTS or self._bytes + size > MAX_BYTES:
@@ -86,7 +86,7 @@ class Gathering:
 
 
 def _size(chunks: Sequence[Chunk], events: int) -> int:
-    return sum([len(chunk.body) for chunk in chunks]) + ENTRY_BYTES * events
+    return sum([len(chunk.columns) + len(chunk.text) for chunk in chunks]) + ENTRY_BYTES * events
 
 
 def _all_of(done: Sequence[Done]) -> Done:

@@ -1,13 +1,15 @@
 """How events lie in a row of the journal: some neighbours in one body, by columns, which encode fast and compress well.
 
 A Chunk is encoded by whoever appends it, while the events are in that processor's cache; reading them from another
-thread later costs more of the interpreter lock than all the rest. The writer only joins chunks to rows.
+thread later costs more of the interpreter lock than all the rest. The writer only puts chunks together to rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
+from itertools import accumulate
 from operator import attrgetter, lt
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from quell.model.decision import Decision, Flag, Repetition
 from quell.model.event import Event
 from quell.model.subject import Subject
 from quell.storage import summary
+from quell.storage.answers import NONE, Numbered
 from quell.storage.records import Batch, Entry, OutboxItem, Stored
 from quell.storage.summary import Summary
 
@@ -29,14 +32,19 @@ MAX_BYTES = 512 << 10
 #: Smaller bodies are not worth compressing one by one.
 COMPRESS_BYTES = 4 << 10
 
-PLAIN = 0
-ZSTD = 1
+#: How a body lies in its row: _HEAD and then all of it, in frames or as it is. Rows of an older Quell have neither head
+#: nor texts, and are one frame or as they are.
+OLD_PLAIN = 0
+OLD_ZSTD = 1
+ZSTD = 2
+PLAIN = 3
+#: How many chunks, and the bytes of their columns, behind which their texts are.
+_HEAD = struct.Struct(">II")
 
-#: Answers that are kept packed; all are forgotten when there are more.
-MAX_ANSWERS = 8192
-#: Answers that are in no chunk: none at all, and that of an event with a decision of its own.
-_UNNUMBERED = frozenset((None, NOTHING))
+#: Neighbours that are smaller than this are compressed together.
+PIECE_BYTES = 32 << 10
 
+_SEPARATOR = b"\n"
 #: Bytes of a generated id: a UUID.
 ID_BYTES = 16
 
@@ -46,6 +54,7 @@ class Columns(Struct, frozen=True, array_like=True):
 
     received: list[float]
     sources: list[str]
+    #: Of rows of an older Quell; the others have texts.
     raws: list[bytes]
     #: Of each decision: when, and by which revision of the documents.
     times: list[float]
@@ -58,14 +67,14 @@ class Columns(Struct, frozen=True, array_like=True):
     added: dict[int, int] = {}
     #: By place of a decision that is not among `decisions` (Decision.conflicts).
     conflicts: dict[int, tuple[str, ...]] = {}
-    #: Answers to events that are alike, each once, and by place: which of them.
+    #: Of rows that an older Quell wrote: answers to events that are alike, each once, and by place: which of them.
     answers: list[Answer] = []
     answered: dict[int, int] = {}
-
-    def said(self, n: int) -> Decision | Answer | None:
-        """What the row says of a decision in one piece; None: it is empty."""
-        answer = self.answered.get(n)
-        return self.decisions.get(n) if answer is None else self.answers[answer]
+    #: Of each event: the number of its answer (quell.storage.answers); []: no event has one.
+    numbers: list[int] = []
+    #: Of each event: the length of its raw bytes. One byte lies between two of them in the chunk's text, which has `size`.
+    lengths: list[int] = []
+    size: int = 0
 
 
 class Chunk(Struct, frozen=True):
@@ -76,8 +85,12 @@ class Chunk(Struct, frozen=True):
     """
 
     events: int
-    #: Columns, encoded.
-    body: bytes
+    #: Columns, encoded, and the raw bytes, with a line break between each two.
+    columns: bytes
+    text: bytes
+    #: As in Columns; in `answers` is what they mean.
+    numbers: Sequence[int]
+    answers: Numbered
     #: Generated ids, 16 bytes each, rising.
     own: bytes
     #: Ids that came with the event, by place.
@@ -89,6 +102,7 @@ class Chunk(Struct, frozen=True):
     outbox: list[tuple[int, OutboxItem]]
     flags: list[tuple[int, Flag | Repetition]]
     changes: list[tuple[int, Decision]]
+    #: Without the answers' rules.
     summary: Summary
 
 
@@ -106,21 +120,14 @@ _raw = attrgetter("raw")
 _suppressed = attrgetter("suppressed")
 
 
-class Packed(NamedTuple):
-    """An answer as it goes into a chunk. rules: as in Summary."""
-
-    encoded: msgspec.Raw
-    rules: frozenset[str]
-
-
 class Packer:
-    """Makes chunks. It keeps answers as they were packed before: the index gives the same to all events that are alike."""
+    """Makes chunks, and numbers the answers in them from `first` on."""
 
-    def __init__(self) -> None:
-        self._packed: dict[Answer, Packed] = {}
+    def __init__(self, first: int = 1) -> None:
+        self._answers = Numbered(first)
 
     def chunks(self, batch: Batch) -> list[Chunk]:
-        sizes = list(map(len, map(_raw, batch.events)))
+        sizes = batch.sizes
         if len(sizes) <= MAX_EVENTS and sum(sizes) <= MAX_BYTES:
             return [self._chunk(batch)] if sizes else []
         return [self._chunk(batch.part(start, stop)) for start, stop in _ranges(sizes)]
@@ -130,46 +137,47 @@ class Packer:
         events, entries, answers = batch.events, batch.entries, batch.answers
         received = list(map(_received, events))
         decisions, times, revisions = _decisions(batch)
-        distinct: list[Answer] = list(set(answers) - _UNNUMBERED)  # type: ignore[arg-type] # without None
-        packed = [self._packed.get(answer) or self._pack(answer) for answer in distinct]
+        if self._answers.is_full:
+            self._answers = self._answers.following()
+        numbers = self._answers.of(answers)
+        answered = len(numbers) - numbers.count(NONE)
         subjects, added = _added(batch, decisions)
+        text, sizes = batch.text, list(batch.sizes)
+        if text is None or not _is_text_of(text, sizes):
+            text = _SEPARATOR.join(map(_raw, events))
         columns = Columns(
             received,
             list(map(_source, events)),
-            list(map(_raw, events)),
+            [],
             times,
             revisions,
             decisions,
             subjects,
             added,
             _conflicts(batch, decisions),
-            [each.encoded for each in packed],  # type: ignore[misc] # answers, when they are read
-            _answered(answers, distinct),
+            [],
+            {},
+            numbers if answered else [],
+            sizes,
+            len(text),
         )
         generated, supplied = _ids(events, entries)
         return Chunk(
             len(events),
             _encode(columns),
+            text,
+            columns.numbers,
+            self._answers,
             generated,
             supplied,
-            len(decisions) + len(columns.answered),
+            len(decisions) + answered,
             min(received),
             max(received),
             [(n, item) for n, entry in entries.items() for item in entry.outbox],
             [(n, flag) for n, entry in entries.items() for flag in entry.flags],
             [(n, d) for n, d in decisions.items() if d.changes],
-            summary.of_chunk(
-                events,
-                _hidden(answers, entries),
-                [each.rules for each in packed] + [summary.rules(d.matches) for d in decisions.values()],
-            ),
+            summary.of_chunk(events, _hidden(answers, entries), [summary.rules(d.matches) for d in decisions.values()]),
         )
-
-    def _pack(self, answer: Answer) -> Packed:
-        if len(self._packed) >= MAX_ANSWERS:
-            self._packed.clear()
-        packed = self._packed[answer] = Packed(msgspec.Raw(_encode(answer)), summary.rules(answer.matches))
-        return packed
 
 
 def _decisions(batch: Batch) -> tuple[dict[int, Decision], list[float], list[int]]:
@@ -183,15 +191,6 @@ def _decisions(batch: Batch) -> tuple[dict[int, Decision], list[float], list[int
         if d.matches or d.actions or d.changes or d.suppressed or d.near_misses or d.default_skipped:
             decisions[n] = d
     return decisions, times, revisions
-
-
-def _answered(answers: Sequence[Answer | None], distinct: Sequence[Answer]) -> dict[int, int]:
-    """Columns.answered."""
-    if not distinct:
-        return {}
-    numbers: dict[Answer | None, int] = {answer: number for number, answer in enumerate(distinct)}
-    found = map(numbers.get, answers)
-    return {n: number for n, number in enumerate(found) if number is not None}
 
 
 def _hidden(answers: Sequence[Answer | None], entries: Mapping[int, Entry]) -> list[bool]:
@@ -216,6 +215,24 @@ def _conflicts(batch: Batch, stored: Collection[int]) -> dict[int, tuple[str, ..
     return {n: told for n, told in (*batch.conflicts.items(), *own.items()) if told}
 
 
+def _is_text_of(text: bytes, sizes: Sequence[int]) -> bool:
+    """Whether nothing else is in it than these events, one after the other, with a byte between each two, and perhaps an
+    end of the last line. Each of them is a part of it, in this order.
+    """
+    more = len(text) - sum(sizes) - len(_SEPARATOR) * (len(sizes) - 1)
+    return more == 0 or (more == len(_SEPARATOR) and text.endswith(_SEPARATOR))
+
+
+def _starts(*chunks: Columns) -> list[int]:
+    """Of each event of these chunks, one after the other: where its raw bytes begin in their texts."""
+    starts: list[int] = []
+    at = 0
+    for columns in chunks:
+        starts += accumulate([length + len(_SEPARATOR) for length in columns.lengths[:-1]], initial=at)
+        at += columns.size
+    return starts
+
+
 def all_supplied(chunk: Chunk) -> Chunk:
     """The same with no generated ids: each is kept as if it had come with its event."""
     return msgspec.structs.replace(
@@ -225,7 +242,10 @@ def all_supplied(chunk: Chunk) -> Chunk:
 
 def select(chunk: Chunk, places: Sequence[int]) -> Chunk:
     """Only the events at these places, which rise."""
-    old = _decode_columns(chunk.body)
+    old = _decode_columns(chunk.columns)
+    starts = _starts(old)
+    raws = [chunk.text[starts[n] : starts[n] + old.lengths[n]] for n in places]
+    text = _SEPARATOR.join(raws)
     ids = _ids_text(chunk.events, chunk.own, chunk.supplied)
     new = {place: n for n, place in enumerate(places)}
     decisions = {new[n]: decision for n, decision in old.decisions.items() if n in new}
@@ -233,22 +253,28 @@ def select(chunk: Chunk, places: Sequence[int]) -> Chunk:
     columns = Columns(
         received,
         [old.sources[n] for n in places],
-        [old.raws[n] for n in places],
+        [],
         [old.times[n] for n in places],
         [old.revisions[n] for n in places],
         decisions,
         old.subjects,
         {new[n]: place for n, place in old.added.items() if n in new},
         {new[n]: told for n, told in old.conflicts.items() if n in new},
-        old.answers,
-        {new[n]: answer for n, answer in old.answered.items() if n in new},
+        [],
+        {},
+        [old.numbers[n] for n in places] if old.numbers else [],
+        [old.lengths[n] for n in places],
+        len(text),
     )
     return Chunk(
         len(places),
         _encode(columns),
+        text,
+        columns.numbers,
+        chunk.answers,
         b"".join([id_bytes(ids[n]) for n in places if n not in chunk.supplied]),
         {new[n]: event_id for n, event_id in chunk.supplied.items() if n in new},
-        len(decisions) + len(columns.answered),
+        len(decisions) + len(columns.numbers) - columns.numbers.count(NONE),
         min(received, default=0.0),
         max(received, default=0.0),
         [(new[n], item) for n, item in chunk.outbox if n in new],
@@ -294,38 +320,70 @@ def rows(parts: Sequence[Chunk]) -> list[list[Chunk]]:
     count = size = 0
     for part in parts:
         count += part.events
-        size += len(part.body)
+        length = len(part.columns) + len(part.text)
+        size += length
         if not found or count > MAX_EVENTS or size > MAX_BYTES:
             found.append([])
-            count, size = part.events, len(part.body)
+            count, size = part.events, length
         found[-1].append(part)
     return found
 
 
-def join(parts: Sequence[Chunk]) -> bytes:
-    """A row's body, not compressed: the chunks as a msgpack array (array 32)."""
-    return b"".join([b"\xdd", len(parts).to_bytes(4, "big"), *[part.body for part in parts]])
+def rules(parts: Sequence[Chunk]) -> frozenset[str] | None:
+    """The rules in the answers of a row; None: too many to say them."""
+    found: set[str] = set()
+    numbers: dict[Numbered, set[int]] = {}
+    for part in parts:
+        numbers.setdefault(part.answers, set()).update(part.numbers)
+    for answers, named in numbers.items():
+        rules = answers.rules(named)
+        if rules is None:
+            return None
+        found |= rules
+    return frozenset(found)
 
 
 class Compressor:
-    """Compresses bodies, all of a commit in one call. Not for several threads at once."""
+    """Makes bodies of rows, compressed all of a commit in one call. Not for several threads at once."""
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=True, write_content_size=True)
 
-    def pack(self, bodies: Sequence[bytes]) -> list[tuple[int, bytes]]:
-        """(codec, bytes) of each body."""
-        large: list[bytes | bytearray | memoryview] = [body for body in bodies if len(body) >= COMPRESS_BYTES]
-        if not large:
-            return [(PLAIN, body) for body in bodies]
-        if len(large) == 1:
-            packed = [self._zstd.compress(large[0])]
-        else:
-            # One call for all: it lets go of the interpreter lock once, not once a body.
-            segments = self._zstd.multi_compress_to_buffer(large)
-            packed = [segments[n].tobytes() for n in range(len(segments))]
-        rest = iter(packed)
-        return [(ZSTD, next(rest)) if len(body) >= COMPRESS_BYTES else (PLAIN, body) for body in bodies]
+    def pack(self, rows: Sequence[Sequence[Chunk]]) -> list[tuple[int, bytes]]:
+        """(codec, bytes) of each row's body."""
+        pieces = [_pieces([*[chunk.columns for chunk in row], *[chunk.text for chunk in row]]) for row in rows]
+        large = [sum(map(len, found)) >= COMPRESS_BYTES for found in pieces]
+        frames = iter(
+            self._compressed(
+                [piece for found, is_large in zip(pieces, large, strict=True) if is_large for piece in found]
+            )
+        )
+        packed: list[tuple[int, bytes]] = []
+        for row, found, is_large in zip(rows, pieces, large, strict=True):
+            head = _HEAD.pack(len(row), sum([len(chunk.columns) for chunk in row]))
+            parts = [next(frames) for _ in found] if is_large else found
+            packed.append((ZSTD if is_large else PLAIN, b"".join([head, *parts])))
+        return packed
+
+    def _compressed(self, pieces: Sequence[bytes]) -> list[bytes]:
+        if len(pieces) <= 1:
+            return [self._zstd.compress(piece) for piece in pieces]
+        # One call for all: it lets go of the interpreter lock once, not once a piece.
+        segments = self._zstd.multi_compress_to_buffer(list(pieces))
+        return [segments[n].tobytes() for n in range(len(segments))]
+
+
+def _pieces(parts: Sequence[bytes]) -> list[bytes]:
+    """The same bytes, small neighbours joined; large ones as they are, because copying them needs the interpreter lock."""
+    pieces: list[list[bytes]] = []
+    room = 0
+    for part in parts:
+        if len(part) >= PIECE_BYTES or room <= 0:
+            pieces.append([])
+            room = PIECE_BYTES
+        pieces[-1].append(part)
+        room -= len(part)
+    return [piece[0] if len(piece) == 1 else b"".join(piece) for piece in pieces]
 
 
 def pack_ids(supplied: dict[int, str]) -> bytes:
@@ -351,18 +409,40 @@ def _ids_text(events: int, own: bytes, supplied: dict[int, str]) -> list[str]:
     return [supplied[n] if n in supplied else id_text(next(generated)) for n in range(events)]
 
 
-def unpack(codec: int, body: bytes) -> bytes:
-    """A row's body as `join` made it: what all its events say stands in it, text as UTF-8."""
-    return zstandard.ZstdDecompressor().decompress(body) if codec == ZSTD else body
+class Plain(NamedTuple):
+    """A row's body unpacked."""
+
+    #: A msgpack array of Columns.
+    columns: bytes
+    #: What the events say themselves, one chunk after the other; b"": it stands in the columns.
+    texts: bytes
+
+
+def unpack(codec: int, body: bytes) -> Plain:
+    if codec == OLD_PLAIN:
+        return Plain(body, b"")
+    if codec == OLD_ZSTD:
+        return Plain(zstandard.ZstdDecompressor().decompress(body), b"")
+    chunks, size = _HEAD.unpack_from(body)
+    rest = body[_HEAD.size :]
+    if codec == ZSTD:
+        rest = zstandard.ZstdDecompressor().stream_reader(rest, read_across_frames=True).readall()
+    # The columns as an array (array 32).
+    return Plain(b"\xdd" + chunks.to_bytes(4, "big") + rest[:size], rest[size:])
 
 
 class Group:
     """A row of the journal unpacked."""
 
-    def __init__(self, seq: int, codec: int, own: bytes, ids: bytes, body: bytes) -> None:
+    def __init__(self, answer: Callable[[int], Answer], seq: int, own: bytes, ids: bytes, body: Plain) -> None:
+        """answer: by its number."""
         self.seq = seq
+        chunks = _decode(body.columns)
         #: Of each event: the columns that have it, and its place in them.
-        self.places = [(columns, n) for columns in _decode(unpack(codec, body)) for n in range(len(columns.received))]
+        self.places = [(columns, n) for columns in chunks for n in range(len(columns.received))]
+        self._texts = body.texts
+        self._starts = _starts(*chunks)
+        self._numbered = answer
         self._given = (own, ids)
 
     @cached_property
@@ -385,9 +465,8 @@ class Group:
         columns, n = self.places[place]
         decision = columns.decisions.get(n)
         if decision is None:
-            at, number = columns.added.get(n), columns.answered.get(n)
-            answer = NOTHING if number is None else columns.answers[number]
-            decision = answer.decision(
+            at = columns.added.get(n)
+            decision = (self._answer(columns, n) or NOTHING).decision(
                 event_id,
                 columns.times[n],
                 columns.revisions[n],
@@ -398,10 +477,25 @@ class Group:
             id=event_id,
             received=columns.received[n],
             source=columns.sources[n],
-            raw=columns.raws[n],
+            raw=self.raw(place),
             decision=decision,
         )
 
-    def is_decided(self, place: int) -> bool:
+    def raw(self, place: int) -> bytes:
         columns, n = self.places[place]
-        return columns.said(n) is not None
+        if columns.raws:
+            return columns.raws[n]
+        start = self._starts[place]
+        return self._texts[start : start + columns.lengths[n]]
+
+    def said(self, place: int) -> Decision | Answer | None:
+        """What the row says of a decision in one piece; None: it is empty."""
+        columns, n = self.places[place]
+        return self._answer(columns, n) or columns.decisions.get(n)
+
+    def _answer(self, columns: Columns, n: int) -> Answer | None:
+        if columns.numbers:
+            number = columns.numbers[n]
+            return None if number == NONE else self._numbered(number)
+        old = columns.answered.get(n)
+        return None if old is None else columns.answers[old]

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from quell.storage import changes, flags, journal, outbox, outcomes, packed, seal, summary
+from quell.model.answer import Answer
+from quell.storage import answers, changes, flags, journal, outbox, outcomes, packed, seal, summary
 from quell.storage.changes import Change
 from quell.storage.group import Chunk
 from quell.storage.journal import Appender
@@ -23,6 +24,8 @@ _COLUMNS = (
     "journal_rows",
     "journal_bytes",
     "event_ids",
+    "answer_rows",
+    "answer_bytes",
     "outbox_rows",
     "outbox_bytes",
     "flag_rows",
@@ -44,6 +47,7 @@ _TRIGGER = f"""
         {journal.INSERT.format(rows="new.journal_rows", bytes="new.journal_bytes")};
         {summary.INSERT.format(rows="new.journal_rows")};
         {journal.INSERT_IDS.format(rows="new.event_ids", bytes="NULL")};
+        {answers.INSERT.format(rows="new.answer_rows", bytes="new.answer_bytes")};
         {outbox.INSERT.format(rows="new.outbox_rows", bytes="new.outbox_bytes")};
         {flags.INSERT.format(rows="new.flag_rows", bytes="new.flag_bytes")};
         {flags.REPEAT.format(rows="new.flags_repeated")};
@@ -75,10 +79,13 @@ class Intake:
         connection.execute(_VIEW)
         connection.execute(_TRIGGER)
         self._appender = Appender(connection)
+        #: Numbers of answers that are written.
+        self._answered = {answers.NONE, *answers.kept(connection)}
 
     def resume(self) -> None:
         """After a transaction was rolled back."""
         self._appender.resume()
+        self._answered = {answers.NONE, *answers.kept(self._connection)}
 
     def write(self, steps: Sequence[Sequence[Chunk] | Settled], noted: Sequence[Noted] = ()) -> Written:
         """Appends and outcomes, in the order they came in, with their entries of the audit log.
@@ -103,6 +110,7 @@ class Intake:
         replay = changes.pack(made)
         values: tuple[str | bytes | int | None, ...] = (
             *((None, None, None) if events is None else (events.rows, events.bytes, events.ids)),
+            *answers.rows(self._unwritten(chunks)),
             *outbox.rows([item for chunk in chunks for _, item in chunk.outbox]),
             *flags.rows(raised),
             flags.repetitions(raised),
@@ -111,9 +119,23 @@ class Intake:
             replay,
             *self._seal.chained(noted),
         )
-        self._connection.execute(_INSERT, values)
+        # As one of many: Python then leaves out asking for the row's number, and with it a turn of the interpreter lock.
+        self._connection.executemany(_INSERT, (values,))
         return Written(
             sum([chunk.events for chunk in chunks]),
             sum([len(value) for value in values if isinstance(value, str | bytes)]),
             0 if replay is None else len(replay),
         )
+
+    def _unwritten(self, chunks: Sequence[Chunk]) -> list[tuple[int, Answer]]:
+        """Answers of these chunks that are on disk after this."""
+        found: list[tuple[int, Answer]] = []
+        for chunk in chunks:
+            new = {*chunk.numbers} - self._answered
+            found += [(number, chunk.answers[number]) for number in sorted(new)]
+            self._answered |= new
+        if len(self._answered) > 4 * answers.MOST:
+            # What comes is named by numbers of the last chunk's or later ones.
+            first = chunks[-1].answers.first
+            self._answered = {answers.NONE} | {number for number in self._answered if number >= first}
+        return found

@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
 
-from quell.storage import group, packed, summary
+from quell.storage import answers, group, packed, summary
 from quell.storage.group import ID_BYTES, Chunk, Group
 from quell.storage.records import Stored
 
 #: Rows of Appender.rows, which summary.INSERT takes as well; {rows} and {bytes} are the parameters.
 INSERT = """
-    INSERT INTO journal (seq, received_min, received_max, events, supplied, decided, codec, first_id, own, ids, body)
+    INSERT INTO journal
+        (seq, received_min, received_max, events, supplied, decided, codec, first_id, own, ids, body, answers_from)
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
            iif((value ->> 8) > 0, substr({bytes}, (value ->> 7) + 1, 16), NULL),
            substr({bytes}, (value ->> 7) + 1, value ->> 8),
            substr({bytes}, (value ->> 9) + 1, value ->> 10),
-           substr({bytes}, (value ->> 11) + 1, value ->> 12)
+           substr({bytes}, (value ->> 11) + 1, value ->> 12),
+           value ->> 18
     FROM json_each({rows}) WHERE true
 """
 INSERT_IDS = packed.statement("INSERT INTO event_ids (id, seq, n)", plain=3, blobs=0)
@@ -39,9 +42,10 @@ _FIND_OWN = """
     WHERE instr(own, ?1) > 0
 """
 _NEWEST = "SELECT seq, codec, own, ids, body FROM journal WHERE seq <= ? ORDER BY seq DESC LIMIT ?"
-_NEWEST_DECIDED = (
-    "SELECT seq, codec, own, ids, body FROM journal WHERE seq <= ? AND decided > 0 ORDER BY seq DESC LIMIT ?"
-)
+_NEWEST_DECIDED = """
+    SELECT seq, codec, own, ids, body FROM journal_summary AS s CROSS JOIN journal USING (seq)
+    WHERE s.seq <= ? AND s.decided > 0 ORDER BY s.seq DESC LIMIT ?
+"""
 
 #: The form of generated ids; others may have it too.
 _GENERATED = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -74,7 +78,12 @@ def _find(connection: sqlite3.Connection, event_id: str) -> Group | None:
     row = connection.execute(_FIND, (event_id,)).fetchone()
     if row is None and _GENERATED.fullmatch(event_id):
         row = connection.execute(_FIND_OWN, (group.id_bytes(event_id),)).fetchone()
-    return None if row is None else Group(*row)
+    return None if row is None else _unpacked(connection, row)
+
+
+def _unpacked(connection: sqlite3.Connection, row: tuple[int, int, bytes, bytes, bytes]) -> Group:
+    seq, codec, own, ids, body = row
+    return Group(partial(answers.get, connection), seq, own, ids, group.unpack(codec, body))
 
 
 def event(connection: sqlite3.Connection, event_id: str) -> Stored | None:
@@ -108,7 +117,7 @@ def recent(connection: sqlite3.Connection, limit: int, before: str | None, *, de
             break
         for row in rows:
             if len(result) < limit:
-                found = Group(*row)
+                found = _unpacked(connection, row)
                 _take(result, found, len(found), limit, decided=decided)
         seq = rows[-1][0] - 1
     return result
@@ -118,7 +127,7 @@ def _take(result: list[Stored], found: Group, below: int, limit: int, *, decided
     for place in range(below - 1, -1, -1):
         if len(result) >= limit:
             return
-        if not decided or found.is_decided(place):
+        if not decided or found.said(place) is not None:
             result.append(found.at(place))
 
 
@@ -164,10 +173,10 @@ class Appender:
         seq = self._seq
         rows: list[list[object]] = []
         summaries: list[list[object]] = []
-        bodies: list[bytes] = []
         beside: list[tuple[bytes, bytes]] = []
         ids: list[tuple[str, int, int]] = []
-        for row in group.rows([self._in_order(chunk) for chunk in chunks if chunk.events]):
+        grouped = group.rows([self._in_order(chunk) for chunk in chunks if chunk.events])
+        for row in grouped:
             seq += 1
             events = decided = 0
             supplied: dict[int, str] = {}
@@ -179,15 +188,19 @@ class Appender:
             received_min = min([chunk.received_min for chunk in row])
             received_max = max([chunk.received_max for chunk in row])
             rows.append([seq, received_min, received_max, events, len(supplied), decided])
-            summaries.append(summary.columns([chunk.summary for chunk in row]))
-            bodies.append(group.join(row))
+            summaries.append(
+                [
+                    *summary.columns([chunk.summary for chunk in row], group.rules(row)),
+                    min([chunk.answers.first for chunk in row]),
+                ]
+            )
             beside.append((b"".join([chunk.own for chunk in row]), group.pack_ids(supplied)))
             ids += [(event_id, seq, n) for n, event_id in supplied.items()]
         self._seq = seq
         parts: list[bytes] = []
         at = 0
-        packed_bodies = self._compressor.pack(bodies)
-        for columns, summed, (own, given), (codec, body) in zip(rows, summaries, beside, packed_bodies, strict=True):
+        bodies = self._compressor.pack(grouped)
+        for columns, summed, (own, given), (codec, body) in zip(rows, summaries, beside, bodies, strict=True):
             after = at + len(own) + len(given)
             columns.extend((codec, at, len(own), at + len(own), len(given), after, len(body), *summed))
             parts += (own, given, body)

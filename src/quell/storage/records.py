@@ -59,6 +59,10 @@ class Batch(Struct, frozen=True, kw_only=True):
     conflicts: Mapping[int, tuple[str, ...]] = {}
     #: By place: events whose decision is their own.
     entries: Mapping[int, Entry] = {}
+    #: Of each event: bytes of its raw.
+    sizes: Sequence[int]
+    #: What the events came in, if they are its lines: then their raw bytes need not be put together again.
+    text: bytes | None = None
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> Batch:
@@ -68,6 +72,7 @@ class Batch(Struct, frozen=True, kw_only=True):
             times=[entry.decision.time for entry in entries],
             revisions=[entry.decision.revision for entry in entries],
             entries=dict(enumerate(entries)),
+            sizes=[len(entry.event.raw) for entry in entries],
         )
 
     @classmethod
@@ -82,6 +87,7 @@ class Batch(Struct, frozen=True, kw_only=True):
         added: dict[int, Subject] = {}
         conflicts: dict[int, tuple[str, ...]] = {}
         entries: dict[int, Entry] = {}
+        sizes: list[int] = []
         for batch in batches:
             at = len(events)
             events += batch.events
@@ -91,6 +97,7 @@ class Batch(Struct, frozen=True, kw_only=True):
             added |= {at + n: subject for n, subject in batch.added.items()}
             conflicts |= {at + n: told for n, told in batch.conflicts.items()}
             entries |= {at + n: entry for n, entry in batch.entries.items()}
+            sizes += batch.sizes
         return cls(
             events=events,
             answers=answers,
@@ -99,6 +106,7 @@ class Batch(Struct, frozen=True, kw_only=True):
             added=added,
             conflicts=conflicts,
             entries=entries,
+            sizes=sizes,
         )
 
     def part(self, start: int, stop: int) -> Batch:
@@ -111,6 +119,7 @@ class Batch(Struct, frozen=True, kw_only=True):
             added={n - start: subject for n, subject in self.added.items() if start <= n < stop},
             conflicts={n - start: told for n, told in self.conflicts.items() if start <= n < stop},
             entries={n - start: entry for n, entry in self.entries.items() if start <= n < stop},
+            sizes=self.sizes[start:stop],
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Literal
 
-from quell.storage import evidence, group, packed, tail
+from quell.storage import answers, evidence, group, packed, tail
 from quell.storage.records import Retention
 
 #: At most so many rows and bytes a step, so that a commit never waits long.
@@ -34,6 +34,8 @@ class Trimmer:
         self._margin = min(MARGIN_BYTES, retention.max_bytes // MARGIN_PART)
         (self._page_size,) = connection.execute("PRAGMA page_size").fetchone()
         self._cutting = False
+        #: No row named a lower answer when this was last looked at. Who read a row then has read its answers since.
+        self._unnamed = 0
 
     def step(self, now: float, *, records: bool) -> bool:
         """Deletes a little; True: there is more to do. records: look at flags, outcomes and their like as well.
@@ -102,6 +104,8 @@ class Trimmer:
                 f"DELETE FROM {table} WHERE n IN (SELECT n FROM {table} WHERE n <= ? OR time < ? ORDER BY n LIMIT ?)",  # noqa: S608 - literals
                 (newest - self._retention.record_count, oldest, STEP_ROWS),
             ).rowcount
+        answers.trim(connection, self._unnamed)
+        self._unnamed = answers.oldest_named(connection)
         # Evidence is kept as long as the event that led to it.
         first = connection.execute("SELECT received_min FROM journal ORDER BY seq LIMIT 1").fetchone()
         kept_since = now - self._retention.max_age if first is None else first[0]

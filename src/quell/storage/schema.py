@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from quell.errors import StoreError
+from quell.model.answer import Answer
 
 #: "Quel": tells `file` and us that the database is ours.
 APPLICATION_ID = 0x5175656C
@@ -49,11 +50,22 @@ def create(path: Path) -> None:
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
-def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    #: Some of what quell.storage.answers read, by number.
+    answers: dict[int, Answer]
+
+
+def connect(path: Path, *, read_only: bool = False) -> Connection:
     """A connection that begins and ends transactions only when told to. Closing it is the caller's."""
     connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT / 1000, isolation_level=None, check_same_thread=False, cached_statements=256
+        path,
+        timeout=BUSY_TIMEOUT / 1000,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=256,
+        factory=Connection,
     )
+    connection.answers = {}
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     # Checkpoints are made by their own thread (quell.storage.checkpoint), never inside a commit.

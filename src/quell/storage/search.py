@@ -10,14 +10,15 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
 from quell.model.answer import Answer
 from quell.model.decision import Decision
-from quell.storage import summary
-from quell.storage.group import Columns, Group, unpack
+from quell.storage import answers, summary
+from quell.storage.group import Columns, Group, Plain, unpack
 from quell.storage.records import Stored
 from quell.storage.summary import Bounds, Row, Trait
 
@@ -133,6 +134,7 @@ class Search(Generic[T]):
         seconds: float = float("inf"),
     ) -> None:
         self._connection = connection
+        self._answer = partial(answers.get, connection)
         self._query = query
         self._limit = limit
         self._newer = newer
@@ -198,7 +200,7 @@ class Search(Generic[T]):
         needles = self._needles(row)
         if row.traits is not None and not self._stands_in(plain, needles, row):
             return True
-        looking = _Looking(Group(row.seq, 0, own, ids, plain), self._query, needles)
+        looking = _Looking(Group(self._answer, row.seq, own, ids, plain), self._query, needles)
         first = self._at.n if self._at.seq == row.seq else None
         places: Sequence[int]
         if self._newer:
@@ -232,13 +234,17 @@ class Search(Generic[T]):
         named = needle(wanted)
         return query.needles if named is None else (*query.needles, named)
 
-    def _stands_in(self, plain: bytes, needles: tuple[Needle, ...], row: Row) -> bool:
+    def _stands_in(self, plain: Plain, needles: tuple[Needle, ...], row: Row) -> bool:
         """Whether the row may hold what all needles ask for. row.traits is not None."""
         query = self._query
         if not needles or not {trait.source for trait in row.traits or ()} <= query.verbatim:
             return True
-        lower = plain.lower() if any(each.folded for each in needles) else b""
-        return all(map(_stands, needles, [lower if each.folded else plain for each in needles])) or _is_escaped(plain)
+        # What the inventory added stands among the columns, and all of a row of an older Quell.
+        is_folded = any(each.folded for each in needles)
+        lower = Plain(plain.columns.lower(), plain.texts.lower()) if is_folded else plain
+        return all(any(_stands(each, part) for part in (lower if each.folded else plain)) for each in needles) or any(
+            map(_is_escaped, plain)
+        )
 
 
 class _Looking(Generic[T]):
@@ -254,26 +260,25 @@ class _Looking(Generic[T]):
         return columns.received[n]
 
     def size(self, place: int) -> int:
-        columns, n = self.group.places[place]
-        return len(columns.raws[n])
+        return len(self.group.raw(place))
 
     def at(self, place: int) -> T | None:
         query, bounds = self._query, self._query.bounds
         columns, n = self.group.places[place]
         if not bounds.since <= columns.received[n] < bounds.until:
             return None
-        decision = columns.said(n)
+        decision = self.group.said(place)
         if decision is None:
             if bounds.decided:
                 return None
         elif (decision.suppressed and not bounds.suppressed) or (query.decision and not query.decision(decision)):
             return None
-        if self._needles and columns.sources[n] in query.verbatim and not self._may_be(columns, n):
+        if self._needles and columns.sources[n] in query.verbatim and not self._may_be(columns, place):
             return None
         return query.test(self.group.at(place))
 
-    def _may_be(self, columns: Columns, n: int) -> bool:
-        raw = columns.raws[n]
+    def _may_be(self, columns: Columns, place: int) -> bool:
+        raw, n = self.group.raw(place), self.group.places[place][1]
         decision = columns.decisions.get(n)
         added = n in columns.added or (decision is not None and decision.added is not None)
         lower = b""

@@ -88,7 +88,7 @@ class Summary(Struct, frozen=True):
 
     traits: frozenset[tuple[Any, ...]]
     shown: frozenset[tuple[Any, ...]]
-    #: References and names of the rules and policies that matched.
+    #: References and names of the rules and policies that matched, of decisions of their own.
     rules: frozenset[str]
 
 
@@ -137,17 +137,17 @@ def rules(matches: Iterable[Match]) -> frozenset[str]:
     return frozenset(text for match in matches for text in (match.ref, match.name))
 
 
-def columns(parts: Sequence[Summary]) -> list[object]:
-    """Of a row made of these chunks: levels, categories, shown, traits and rules, as INSERT takes them."""
+def columns(parts: Sequence[Summary], answered: frozenset[str] | None) -> list[object]:
+    """Of a row made of these chunks: levels, categories, shown, traits and rules, as INSERT takes them.
+
+    answered: the rules that its answers speak of; None: too many to say them.
+    """
     traits, shown, rules = parts[0].traits, parts[0].shown, parts[0].rules
     for part in parts[1:]:
         traits, shown, rules = traits | part.traits, shown | part.shown, rules | part.rules
     return [
-        _bits(traits, 2, LEVELS),
-        _bits(traits, 1, CATEGORIES),
-        _bits(shown, 1, CATEGORIES),
-        _traits_text(traits, shown),
-        _rules_text(rules),
+        *_traits_columns(traits, shown),
+        None if answered is None else _rules_text(rules | answered),
     ]
 
 
@@ -159,6 +159,18 @@ def _bits(traits: Iterable[tuple[Any, ...]], place: int, bits: Mapping[Any, int]
 
 
 @lru_cache(maxsize=256)
+def _traits_columns(
+    traits: frozenset[tuple[Any, ...]], shown: frozenset[tuple[Any, ...]]
+) -> tuple[int, int, int, str | None]:
+    """Of a row: levels, categories, shown and traits. Rows repeat each other."""
+    return (
+        _bits(traits, 2, LEVELS),
+        _bits(traits, 1, CATEGORIES),
+        _bits(shown, 1, CATEGORIES),
+        _traits_text(traits, shown),
+    )
+
+
 def _traits_text(traits: frozenset[tuple[Any, ...]], shown: frozenset[tuple[Any, ...]]) -> str | None:
     if len(traits) > MAX_TRAITS:
         return None

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 from msgspec import Struct
 
 from quell.model.decision import Flag
-from quell.storage import key_values
-from quell.storage.group import Group
+from quell.storage import answers, key_values
+from quell.storage.group import Group, unpack
 from quell.storage.records import Stored
 
 #: Under which the store keeps how many events retention has ever deleted.
@@ -79,13 +80,14 @@ def read(connection: sqlite3.Connection, position: Position, limit: int) -> Batc
     deleted = _deleted(connection)
     before = _before(connection, seq, place) if position.events is None else position.events
     lost = max(0, deleted - before)
+    answer = partial(answers.get, connection)
     events: list[Stored] = []
     exhausted = True
-    for row in connection.execute(_FROM, (seq,)):
+    for number, codec, own, ids, body in connection.execute(_FROM, (seq,)):
         if len(events) >= limit:
             exhausted = False
             break
-        group = Group(*row)
+        group = Group(answer, number, own, ids, unpack(codec, body))
         first = place if group.seq == seq else 0
         last = min(len(group), first + limit - len(events))
         events += [group.at(n) for n in range(first, last)]

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from quell import faults, metrics
 from quell.errors import QueueFull, StoreError, StoreFull
-from quell.storage import changes, checkpoint
+from quell.storage import answers, changes, checkpoint
 from quell.storage.checkpoint import Checkpoints
 from quell.storage.group import Chunk
 from quell.storage.intake import Intake
@@ -104,6 +104,8 @@ class Writer:
         connection.execute(f"PRAGMA journal_size_limit={checkpoint.LIMIT_BYTES}")
         self._seal = Seal(connection, key, clock, successor_of)
         self._intake = Intake(connection, self._seal)
+        #: The number of the first answer that it is given (quell.storage.answers).
+        self.first_answer = answers.next_number(connection)
         self._trimmer = Trimmer(connection, retention)
         self._size_step = retention.size_step
         self._max_bytes = queue_bytes
