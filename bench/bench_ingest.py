@@ -1,4 +1,5 @@
-"""Durable and matched ingest over HTTP, beside the same server with matching and journal switched off.
+"""Durable and matched ingest over HTTP, beside the same server with matching and journal switched off, and beside one that
+does no more than decode.
 
 1,000 rules, Falco alerts of about 1.2 KB, one server process, wrk as the load on the same two cores. A rate counts
 answers of 202, each given after its transaction is on disk (synchronous=FULL); the journal is asked afterwards how many
@@ -58,15 +59,19 @@ def main() -> bool:
             document = running.folder / "rules.yaml"
             document.write_text(rules(1000))
             running.quell("apply", "-f", str(document))
-            with _bare(running) as bare:
-                full, off = [], []
-                for _ in range(ROUNDS):  # in turn, so that a noisy moment hits both
-                    full.append(BATCH * _rate(folder, "batches", len(batches), running.port, running.token("ingest")))
-                    off.append(BATCH * _rate(folder, "batches", len(batches), bare, running.token("ingest")))
+            with _bare(running, "--off") as off, _bare(running, "--bare") as bare:
+                rates: dict[int, list[float]] = {running.port: [], off: [], bare: []}
+                for _ in range(ROUNDS):  # in turn, so that a noisy moment hits all
+                    for port, found in rates.items():
+                        found.append(BATCH * _rate(folder, "batches", len(batches), port, running.token("ingest")))
+                full = rates[running.port]
+                ratios = [a / b for a, b in zip(full, rates[off], strict=True)]
                 print(f"NDJSON x{BATCH}, durable and matched   {_told(full)} events/s   (bound 40,000)")
-                print(f"NDJSON x{BATCH}, matching, journal off {_told(off)} events/s")
-                ratios = [a / b for a, b in zip(full, off, strict=True)]
+                print(f"NDJSON x{BATCH}, matching, journal off {_told(rates[off])} events/s")
                 print(f"  ratio                          {_told(ratios, 3)}            (bound 0.60)")
+                print(f"NDJSON x{BATCH}, decoded and no more   {_told(rates[bare])} events/s")
+                beyond = [a / b for a, b in zip(full, rates[bare], strict=True)]
+                print(f"  ratio                          {_told(beyond, 3)}")
             singles = [_rate(folder, "singles", 2000, running.port, running.token("ingest")) for _ in range(ROUNDS)]
             print(f"single events, durable, matched  {_told(singles)} requests/s (bound 8,000)")
     return _median(full) >= 40_000 and _median(ratios) >= 0.60 and _median(singles) >= 8_000
@@ -115,13 +120,13 @@ def _told(values: Sequence[float], digits: int = 0) -> str:
 
 
 @contextlib.contextmanager
-def _bare(running: Quell) -> Iterator[int]:
-    """The same API over a controller that answers at once: its port."""
+def _bare(running: Quell, how: str) -> Iterator[int]:
+    """The same API over a controller that answers at once: its port. how: as in _serve_bare."""
     with tempfile.TemporaryDirectory(prefix="quell-bench-") as name:
         folder = Path(name)
         (folder / "admin.token").write_text(running.token("admin"))
         environment = os.environ | {"BENCH_INGEST_TOKEN": running.token("ingest")}
-        process = subprocess.Popen([sys.executable, "-m", "bench.bench_ingest", "--bare", str(folder)], env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "bench.bench_ingest", how, str(folder)], env=environment)
         try:
             wait_for((folder / "port").exists, 30)
             yield int((folder / "port").read_text())
@@ -130,21 +135,35 @@ def _bare(running: Quell) -> Iterator[int]:
             process.wait(20)
 
 
-async def _serve_bare(folder: Path) -> None:
-    """What a request costs beside deciding and writing: HTTP, the token, decoding, normalising, the answer."""
+async def _serve_bare(folder: Path, how: str) -> None:
+    """What a request costs beside deciding and writing. --off: all but matching and the journal, so with the repeated ids
+    and the inventory, that are asked before. --bare: HTTP, the token, decoding, normalising, the answer.
+    """
     import time
 
     from quell.controller.pipeline import Pipeline
+    from quell.matching.index import Index
+    from quell.model.answer import NOTHING, Answer
     from quell.serve import serving
     from quell.settings import Server, Settings
     from quell.storage import tokens
 
-    def taken(_pipeline: Pipeline, _events: Sequence[object]) -> asyncio.Future[None]:
+    def taken(_pipeline: Pipeline, _events: Sequence[object], _text: bytes | None = None) -> asyncio.Future[None]:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         future.set_result(None)
         return future
 
-    Pipeline.submit = taken  # type: ignore[assignment,method-assign]
+    def appended(_pipeline: Pipeline, _batch: object, future: asyncio.Future[None]) -> None:
+        future.set_result(None)
+
+    def matched(_index: Index, events: Sequence[object], _world: object, _now: float) -> list[Answer]:
+        return [NOTHING] * len(events)
+
+    if how == "--off":
+        Index.match_all = matched  # type: ignore[assignment,method-assign]
+        Pipeline._append = appended  # type: ignore[assignment,method-assign]  # noqa: SLF001 - what is switched off
+    else:
+        Pipeline.submit = taken  # type: ignore[assignment,method-assign]
     async with serving(folder / "state", Settings(server=Server(port=0))) as running:
         secret, token = os.environ["BENCH_INGEST_TOKEN"], tokens.Token(name="bench", role="ingest", created=time.time())
         await asyncio.wrap_future(running.controller.store.submit(lambda c: tokens.put(c, secret, token)))
@@ -154,7 +173,7 @@ async def _serve_bare(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--bare"]:
+    if sys.argv[1:2] in (["--bare"], ["--off"]):
         import uvloop
 
         from quell.serve import _COLLECT, _keep_heap
@@ -162,6 +181,6 @@ if __name__ == "__main__":
         # As quell.serve.run does: the two servers differ in nothing but deciding and writing.
         gc.set_threshold(*_COLLECT)
         _keep_heap()
-        uvloop.run(_serve_bare(Path(sys.argv[2])))
+        uvloop.run(_serve_bare(Path(sys.argv[2]), sys.argv[1]))
     else:
         main()
