@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from quell.channel.envelope import verify
 from quell.channel.messages import FromController, Ordered, OutcomeAck
 from quell.controller.dispatcher import Dispatcher, outbox_item
+from quell.controller.outcomes import GIVE_WAY
 from quell.model.action import KillPod, KillProcess, Quarantine
 from quell.model.decision import (
     ActionRecord,
@@ -81,7 +82,8 @@ class Desk:
         )
 
     async def settle(self) -> None:
-        """Until all that was given to the store has been written, and the loop has heard of it."""
+        """Until outcomes have given way, all that was given to the store has been written, and the loop has heard of it."""
+        await asyncio.sleep(GIVE_WAY)
         await asyncio.wrap_future(self.store.submit(lambda _connection: None))
         for _ in range(3):
             await asyncio.sleep(0)
@@ -418,8 +420,7 @@ def test_a_store_that_cannot_write_gets_no_acknowledgement(store: Store) -> None
         desk.dispatcher.offer(commit(store, command(1)))
         store.close()
         desk.dispatcher.reported("a1", done(1))
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await asyncio.sleep(2 * GIVE_WAY)
         assert link.acknowledged() == []
         assert desk.told == []
         clock.now += 2
@@ -427,3 +428,55 @@ def test_a_store_that_cannot_write_gets_no_acknowledgement(store: Store) -> None
         assert len(link.ordered()) == 2
 
     scenario(store, steps)
+
+
+def commits(store: Store) -> int:
+    return store.statistics().commits
+
+
+def test_an_outcome_lets_the_orders_of_an_event_go_first(store: Store) -> None:
+    """It is written right behind them, and what gathered meanwhile with it."""
+
+    async def steps(desk: Desk, _clock: Clock, link: RecordingLink) -> None:
+        desk.dispatcher.offer(commit(store, command(1), command(2)))
+        before = commits(store)
+        desk.dispatcher.reported("a1", done(1))
+        desk.dispatcher.reported("a1", done(2))
+        assert commits(store) == before
+        # Nothing of them was given to the store yet, so an event would be written alone.
+        assert store.statistics().queued_entries == 0
+        items = commit(store, command(3))
+        desk.dispatcher.offer(items)
+        assert link.commands()[-1] == "event3/1"
+        await asyncio.sleep(0)
+        assert store.statistics().queued_entries > 0 or statuses(store, 1)
+        await asyncio.wrap_future(store.submit(lambda _connection: None))
+        assert [statuses(store, n) for n in (1, 2)] == [[OutcomeStatus.DONE]] * 2
+
+    scenario(store, steps)
+
+
+def test_an_outcome_waits_no_longer_than_it_has_to(store: Store) -> None:
+    async def steps(desk: Desk, _clock: Clock, link: RecordingLink) -> None:
+        desk.dispatcher.offer(commit(store, command(1)))
+        desk.dispatcher.reported("a1", done(1))
+        deadline = time.monotonic() + 20
+        while not link.acknowledged():
+            assert time.monotonic() < deadline
+            await asyncio.sleep(GIVE_WAY)
+        assert desk.told == [("event1/1", OutcomeStatus.DONE)]
+
+    scenario(store, steps)
+
+
+def test_what_was_reported_before_the_end_is_on_disk_after_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        with Store.open(tmp_path / "quell.db") as store:
+            async with running(store, Clock()) as desk:
+                desk.dispatcher.connected("a1", RecordingLink())
+                desk.dispatcher.offer(commit(store, command(1)))
+                desk.dispatcher.reported("a1", done(1))
+        with Store.open(tmp_path / "quell.db") as store:
+            assert statuses(store, 1) == [OutcomeStatus.DONE]
+
+    asyncio.run(run())

@@ -134,6 +134,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Send nothing more. What waits stays in the outbox."""
+        self._outcomes.write()
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -157,6 +158,7 @@ class Dispatcher:
     def offer(self, items: Sequence[OutboxItem]) -> None:
         """Commands whose transaction has been committed; items of other channels are left alone."""
         self._take([item for item in items if item.channel.startswith(_CHANNEL)], doubtful=False)
+        self._outcomes.ordered()
 
     def connected(self, agent: str, link: Link) -> None:
         """The agent has proved who it is: all that waits for it goes out now, in order."""

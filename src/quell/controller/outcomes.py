@@ -1,4 +1,8 @@
-"""What became of a command, on its way to the disk: outcome, state changes and audit entry in one transaction."""
+"""What became of a command, on its way to the disk: outcome, state changes and audit entry in one transaction.
+
+Nobody waits for an outcome as a target waits for an order. An event that comes while one is being written would have to wait
+for the disk first, so an outcome lets events go before it for a moment; those that gather meanwhile are written together.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,9 @@ from quell.model.audit import QUELL, AuditEntry
 from quell.model.decision import Command, Outcome, OutcomeStatus, Reason, StateChange
 from quell.storage.records import Noted, OutboxItem
 from quell.storage.store import Store
+
+#: Seconds for which an outcome waits for the orders of an event, behind which it is written.
+GIVE_WAY = 0.010
 
 _log = structlog.get_logger(__name__)
 
@@ -40,9 +47,30 @@ class Outcomes:
         self._changes = changes
         self._on_recorded = on_recorded
         self._on_failure = on_failure
+        self._waiting: list[tuple[Command, Outcome, Callable[[QuellError | None], None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
 
     def record(self, command: Command, outcome: Outcome, done: Callable[[QuellError | None], None]) -> None:
-        """done: called on the loop with None once it is on disk, or with the error if it is not."""
+        """Soon. done: called on the loop with None once it is on disk, or with the error if it is not."""
+        self._waiting.append((command, outcome, done))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GIVE_WAY, self.write)
+
+    def ordered(self) -> None:
+        """The orders of an event are on their way: this is the moment at which a commit is in nobody's."""
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self.write)
+
+    def write(self) -> None:
+        """All that waits, now."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting, self._waiting = self._waiting, []
+        for command, outcome, done in waiting:
+            self._write(command, outcome, done)
+
+    def _write(self, command: Command, outcome: Outcome, done: Callable[[QuellError | None], None]) -> None:
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
 
         def written(error: StoreError | None) -> None:

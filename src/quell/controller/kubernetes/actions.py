@@ -74,6 +74,7 @@ class ClusterActions:
     async def stop(self) -> None:
         """Ask nothing more. What has no outcome stays in the outbox."""
         self._running = False
+        self._outcomes.write()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
