@@ -86,7 +86,7 @@ def main(folder: Path, attempts: int) -> None:
         if n % 7 == 2:
             executor.prepare(command)
         is_race = n % 4 == 3
-        thread = threading.Thread(target=executor.execute, args=(command,))
+        thread = threading.Thread(target=_obey, args=(executor, command))
         if is_race:
             thread.start()
         victim.end()
@@ -105,6 +105,12 @@ def main(folder: Path, attempts: int) -> None:
     for victim in pool:
         victim.end()
     sys.stdout.write(json.dumps({"attempts": attempts, "wrong": wrong, "outcomes": told}) + "\n")
+
+
+def _obey(executor: Executor, command: Command) -> None:
+    """As the agent does."""
+    executor.strike(command)
+    executor.execute(command)
 
 
 def _command(n: int, action: AgentAction, process: Process) -> Command:

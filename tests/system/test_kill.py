@@ -22,6 +22,7 @@ from quell.agent.proc import HZ, read_process
 from quell.agent.protected import Protected, ProtectedList
 from quell.model.action import KillProcess, ReniceProcess
 from quell.model.decision import Command, OutcomeStatus, Reason
+from quell.model.evidence import EvidenceBounds
 from quell.model.subject import Process, ProcessTarget
 
 DONE, GONE, REFUSED = OutcomeStatus.DONE, OutcomeStatus.GONE, OutcomeStatus.REFUSED
@@ -136,6 +137,122 @@ def test_looks_ahead_that_nothing_follows_leave_no_handle(executor: Executor, vi
         executor.prepare(command(facts))
     assert len(list(Path("/proc/self/fd").iterdir())) < opened + 40
     assert victim.is_alive
+
+
+# ---- the signal itself, given before the rest is seen to
+
+
+def test_what_is_proved_ahead_has_its_signal_at_once(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    executor.prepare(order)
+    executor.strike(order)
+    assert victim.process.wait(5) == -signal.SIGKILL
+    assert executor.ledger.find(order.id) is None
+    assert executor.ledger.begun(order.id)
+    outcome = executor.execute(order)
+    assert (outcome.status, outcome.reason, outcome.explanation) == (DONE, None, "")
+    assert outcome.facts["pid"] == victim.pid
+    assert float(str(outcome.facts["seconds_to_gone"])) > 0
+    assert "repeated" not in outcome.facts
+    assert executor.ledger.find(order.id) == outcome
+
+
+def test_nothing_is_struck_that_is_not_proved_ahead(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    executor.strike(order)
+    assert not executor.ledger.begun(order.id)
+    assert victim.is_alive
+    assert executor.execute(order).status is DONE
+
+
+@pytest.mark.parametrize("against", ["expired", "paused", "evidence"])
+def test_what_has_to_wait_or_may_not_be_is_not_struck(
+    tmp_path: Path, executor: Executor, victim: Victim, against: str
+) -> None:
+    paused = tmp_path / "paused"
+    executor = Executor(LinuxKernel(), executor.ledger, Protected.load(), paused=paused.exists)
+    order = command(victim.facts())
+    if against == "evidence":
+        order = msgspec.structs.replace(order, evidence=EvidenceBounds(wait=1.0, executable=0))
+    executor.prepare(order)
+    if against == "expired":
+        order = msgspec.structs.replace(order, expires=time.time() - 1)
+    elif against == "paused":
+        paused.touch()
+    executor.strike(order)
+    assert victim.is_alive
+    assert not executor.ledger.begun(order.id)
+    if against != "evidence":
+        outcome = executor.execute(order)
+        assert (outcome.status, outcome.reason) == {
+            "expired": (OutcomeStatus.EXPIRED, Reason.EXPIRED),
+            "paused": (REFUSED, Reason.PAUSED),
+        }[against]
+        assert victim.is_alive
+
+
+def test_what_ended_before_its_signal_is_gone(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    executor.prepare(order)
+    victim.process.kill()
+    victim.process.wait()
+    executor.strike(order)
+    outcome = executor.execute(order)
+    assert (outcome.status, outcome.reason) == (GONE, Reason.GONE)
+
+
+def test_while_another_outcome_is_written_nothing_is_struck(executor: Executor, victim: Victim) -> None:
+    """Whoever strikes waits for no disk; the order finds what was proved all the same."""
+    order = command(victim.facts())
+    executor.prepare(order)
+    with executor.ledger._lock:
+        executor.strike(order)
+        assert victim.is_alive
+    assert not executor.ledger.begun(order.id)
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    assert executor.execute(order).status is DONE
+    # The handle of the look ahead was used, and is closed.
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened - 1
+
+
+def test_a_ledger_that_cannot_be_written_strikes_nothing(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    executor.prepare(order)
+    os.close(executor.ledger._file)
+    executor.ledger._file = os.open(executor.ledger.path, os.O_RDONLY)
+    executor.strike(order)
+    assert victim.is_alive
+    outcome = executor.execute(order)
+    assert (outcome.status, outcome.reason) == (OutcomeStatus.FAILED, Reason.FAILED)
+    assert "ledger" in outcome.explanation
+    assert victim.is_alive
+
+
+def test_a_repeated_order_strikes_once(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    executor.prepare(order)
+    for _ in range(3):
+        executor.strike(order)
+    outcome = executor.execute(order)
+    executor.prepare(order)
+    executor.strike(order)
+    assert executor.execute(order) == outcome
+    assert executor.ledger.path.read_bytes().count(b'"type":"begun"') == 1
+
+
+def test_a_crash_after_the_signal_is_known_as_one(tmp_path: Path, victim: Victim) -> None:
+    """Its line was written before: the repeated command finds the process gone, and says that it did it."""
+    ledger = Ledger(tmp_path / "ledger")
+    executor = Executor(LinuxKernel(), ledger, Protected.load())
+    order = command(victim.facts())
+    executor.prepare(order)
+    executor.strike(order)
+    victim.process.wait(5)
+    ledger.close()
+    again = Ledger(tmp_path / "ledger")
+    (outcome,) = Executor(LinuxKernel(), again, Protected.load()).resume()
+    assert (outcome.id, outcome.status, outcome.facts["repeated"]) == (order.id, DONE, 1)
+    again.close()
 
 
 def test_what_a_detector_knows_is_enough(executor: Executor, victim: Victim) -> None:

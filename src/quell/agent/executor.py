@@ -64,6 +64,15 @@ class _Prepared(NamedTuple):
     at: float
 
 
+class _Struck(NamedTuple):
+    """A target that has its signal: since when (time.perf_counter), or why it could not be given."""
+
+    process: int
+    facts: Facts
+    at: float
+    error: OSError | StoreError | None
+
+
 class Executor:
     """Safe to use from several threads; execute blocks until the outcome is known, for some seconds at most."""
 
@@ -96,6 +105,7 @@ class Executor:
         self._turn = threading.Lock()
         self._running: dict[str, threading.Event] = {}
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
+        self._struck: dict[str, _Struck] = {}
 
     def execute(self, command: Command) -> Outcome:
         """Do it, or say why not; a command that has ended is answered with its recorded outcome and not done again.
@@ -142,6 +152,34 @@ class Executor:
         for handle in unused:
             self.kernel.close(handle)
 
+    def strike(self, command: Command) -> None:
+        """Give its signal to a target that is proved ahead; `execute`, which must follow, finds that done and sees to the rest.
+
+        It waits for nothing, so that a thread may call it which has others to serve. Where there is something to wait for,
+        or that speaks against it, it does nothing: execute finds and tells it.
+        """
+        if command.evidence is not None or command.expires <= self._clock() or self._paused():
+            return
+        with self._lock:
+            if command.id in self._running or command.id in self._struck or self.ledger.is_known(command.id):
+                return
+        taken = self._taken(command)
+        if taken is None:
+            return
+        (process, facts, _), error, started = taken, None, time.perf_counter()
+        try:
+            if not self.ledger.begin(command, sync=False, wait=False):
+                with self._lock:
+                    self._prepared[command.id] = taken
+                return
+            point("agent.before-action")
+            started = time.perf_counter()
+            self.kernel.kill(process)
+        except (OSError, StoreError) as failure:
+            error = failure
+        with self._lock:
+            self._struck[command.id] = _Struck(process, facts, started, error)
+
     def resume(self) -> tuple[Outcome, ...]:
         """End what a crash interrupted: to be called once, before the first command. What waits is left unfinished."""
         outcomes = []
@@ -184,9 +222,13 @@ class Executor:
 
     def _carry_out(self, command: Command) -> Outcome:
         started = time.perf_counter()
-        again = self.ledger.begun(command.id)
+        with self._lock:
+            struck = self._struck.pop(command.id, None)
+        again = struck is None and self.ledger.begun(command.id)
         try:
-            status, reason, explanation, facts, changes = self._result(command, again=again)
+            status, reason, explanation, facts, changes = (
+                self._result(command, again=again) if struck is None else self._ended(struck)
+            )
         except Refused as refused:
             status, reason, explanation, changes = refused.status, refused.reason, str(refused), ()
             facts = _known(command.target) if status is OutcomeStatus.GONE else {}
@@ -245,7 +287,8 @@ class Executor:
                 raise Refused(Reason.NO_TARGET, f"{word(action)} cannot be done to a {_kind(command)}")
 
     def _kill(self, command: Command, target: ProcessTarget) -> _Result:
-        process, facts = self._taken(command) or self._find(target)
+        taken = self._taken(command)
+        process, facts = self._find(target) if taken is None else (taken.process, taken.facts)
         told, again = told_of(facts), self.ledger.begun(command.id)
         try:
             self.ledger.begin(command, sync=False)
@@ -257,15 +300,30 @@ class Executor:
             point("agent.before-action")
             started = time.perf_counter()
             self.kernel.kill(process)
-            ended = self.kernel.wait_ended(process, KILL_SECONDS)
-            told["seconds_to_gone"] = time.perf_counter() - started
-            point("agent.after-action")
+            return self._waited(process, told, started)
         except ProcessLookupError:
             return OutcomeStatus.GONE, Reason.GONE, "it ended by itself", _of_evidence(told), ()
         except Refused as refused:
             return refused.status, refused.reason, str(refused), _of_evidence(told), ()
         finally:
             self.kernel.close(process)
+
+    def _ended(self, struck: _Struck) -> _Result:
+        """What became of a kill whose signal is given."""
+        try:
+            if struck.error is not None:
+                raise struck.error
+            return self._waited(struck.process, told_of(struck.facts), struck.at)
+        except ProcessLookupError:
+            return OutcomeStatus.GONE, Reason.GONE, "it ended by itself", {}, ()
+        finally:
+            self.kernel.close(struck.process)
+
+    def _waited(self, process: int, told: Told, since: float) -> _Result:
+        """How it ended, of a process that has its signal since then (time.perf_counter)."""
+        ended = self.kernel.wait_ended(process, KILL_SECONDS)
+        told["seconds_to_gone"] = time.perf_counter() - since
+        point("agent.after-action")
         if not ended:
             explanation = (
                 f"it was killed, and is still there after {KILL_SECONDS:g} s: it hangs in the kernel or is frozen"
@@ -311,14 +369,14 @@ class Executor:
         why = "" if done.opened else "another quarantine still holds it" if done.held else "nothing was closed"
         return OutcomeStatus.DONE, None, why, facts, (target.key,)
 
-    def _taken(self, command: Command) -> tuple[int, Facts] | None:
+    def _taken(self, command: Command) -> _Prepared | None:
         """The target as it was proved a moment ago, on a handle that can mean no other; None: prove it now."""
         with self._lock:
             prepared = self._prepared.pop(command.id, None)
         if prepared is None:
             return None
         if time.monotonic() - prepared.at <= _PREPARED_SECONDS and not self.kernel.wait_ended(prepared.process, 0):
-            return prepared.process, prepared.facts
+            return prepared
         self.kernel.close(prepared.process)
         return None
 

@@ -121,6 +121,10 @@ class Ledger:
         """Whether the command was begun, before a crash, and never ended."""
         return command_id in self._begun
 
+    def is_known(self, command_id: str) -> bool:
+        """Whether the command was begun, or has ended."""
+        return command_id in self._begun or command_id in self._ended
+
     def unfinished(self) -> tuple[Command, ...]:
         """Commands begun and never ended: a crash came between."""
         with self._lock:
@@ -146,15 +150,21 @@ class Ledger:
         return self._opened.get(key, 0.0)
 
     def begin(
-        self, command: Command, closed: Closed | None = None, *, noted: Noted | None = None, sync: bool = True
-    ) -> None:
+        self,
+        command: Command,
+        closed: Closed | None = None,
+        *,
+        noted: Noted | None = None,
+        sync: bool = True,
+        wait: bool = True,
+    ) -> bool:
         """Write, before its action, that a command is begun, and what its action will have closed. StoreError: it is not.
 
         sync: False where nothing of the action outlives the machine. The line then outlives this process at once, and the
-        machine with the outcome that follows.
+        machine with the outcome that follows. wait: False: it is not written, and False, if another thread is writing.
         """
         begun = _Begun(command=command, noted=noted or {})
-        self._write([begun] if closed is None else [begun, closed], sync=sync)
+        return self._write([begun] if closed is None else [begun, closed], sync=sync, wait=wait)
 
     def end(self, command: Command, outcome: Outcome, *more: Closed | str) -> None:
         """Write a command's outcome, and what is closed now or (a key) open again."""
@@ -198,9 +208,11 @@ class Ledger:
             if not begun.noted and begun.command.expires + KEEP < now:
                 del self._begun[command_id]
 
-    def _write(self, records: Sequence[_Record], *, sync: bool = True) -> None:
+    def _write(self, records: Sequence[_Record], *, sync: bool = True, wait: bool = True) -> bool:
         lines = b"".join(_line(record) for record in records)
-        with self._lock:
+        if not self._lock.acquire(blocking=wait):
+            return False
+        try:
             point("agent.ledger-before-write")
             try:
                 _write_all(self._file, lines, self._size)
@@ -214,6 +226,9 @@ class Ledger:
             self._whole = max(self._whole, self._size)
             for record in records:
                 self._apply(record)
+        finally:
+            self._lock.release()
+        return True
 
     def _make_room(self) -> None:
         """None on a full disk: then the file grows with each line."""
@@ -309,10 +324,11 @@ class Imagined(Ledger):
     def close(self) -> None:
         pass
 
-    def _write(self, records: Sequence[_Record], *, sync: bool = True) -> None:  # noqa: ARG002 - as above
+    def _write(self, records: Sequence[_Record], *, sync: bool = True, wait: bool = True) -> bool:  # noqa: ARG002 - as above
         with self._lock:
             for record in records:
                 self._apply(record)
+        return True
 
 
 def _line(record: _Record) -> bytes:

@@ -381,6 +381,8 @@ class Agent:
         # The very bytes that were verified need not be again; whether it has expired, the executor looks at in any case.
         command = self._announced.pop(envelope, None) or self._verified(envelope)
         if command is not None:
+            # Another thread would have to be woken first.
+            self._executor.strike(command)
             self._hands.submit(self._carry_out, command)
 
     def _rehearse(self, envelope: bytes) -> None:
