@@ -111,7 +111,11 @@ def own_rsyslog(folder: Path, configuration: str, port: int) -> subprocess.Popen
     conf = folder / "own.conf"
     conf.write_text(configuration)
     process = _started(folder, conf)
-    wait_for(lambda: _listens(process, port, folder), what="rsyslog")
+    try:
+        wait_for(lambda: _listens(process, port, folder), what="rsyslog")
+    except TimeoutError as error:
+        process.kill()
+        raise TimeoutError(f"{error}: {(folder / 'log').read_text()}") from error
     return process
 
 
