@@ -33,8 +33,9 @@ MOST_REMEMBERED = 10_000
 RELEASED = "released"
 #: Bytes below which the file is not worth writing anew.
 _SMALL = 1 << 20
-#: Bytes of room that are made at a time, when less than half of them are left.
-_ROOM = 256 << 10
+#: Bytes of room that are made at a time, when less than half of them are left. What is to be written meanwhile waits for it,
+#: so it is done seldom.
+_ROOM = 1 << 20
 
 
 #: What the same command has to know when it comes again after a crash, such as how it was before.
