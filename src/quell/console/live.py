@@ -18,7 +18,7 @@ from quell.api.asgi import Receive, Send
 from quell.console.page import Parts
 
 #: Seconds between two messages, and for how many viewers: for more there is one less often, so that they cost no more.
-_TICK, _VIEWERS = 1.0, 100
+_TICK, _VIEWERS = 1.0, 50
 #: Seconds between two looks at whether a viewer may still look; a comment is sent with each.
 _LOOK = 15.0
 #: A browser asks again after so many milliseconds when the stream ends.
