@@ -64,8 +64,10 @@ def log_in(server: Live, name: str, password: str = GOOD) -> httpx.Client:
 
 def own_events(admin: httpx.Client, name: str) -> list[dict[str, Any]]:
     """Events of that name, oldest first."""
-    # What is told of a request is queued before its answer; what is acknowledged was queued later and is on disk.
-    admin.post("/v1/events", json={"name": "Container.Start"}).raise_for_status()
+    # What is told of a request is queued before its answer, or right behind what was told before it and is being written:
+    # of two events that are acknowledged one after the other, the second was queued later.
+    for _ in range(2):
+        admin.post("/v1/events", json={"name": "Container.Start"}).raise_for_status()
     rows = admin.get("/v1/events", params={"limit": 1000}).raise_for_status().json()["items"]
     return [row for row in reversed(rows) if row["name"] == name and row["source"] == "quell"]
 
