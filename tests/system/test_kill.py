@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -238,6 +239,37 @@ def test_a_repeated_order_strikes_once(executor: Executor, victim: Victim) -> No
     executor.strike(order)
     assert executor.execute(order) == outcome
     assert executor.ledger.path.read_bytes().count(b'"type":"begun"') == 1
+
+
+def test_an_order_that_came_before_waits_for_the_signal(executor: Executor, victim: Victim) -> None:
+    """Another thread takes up the same order while the signal is given: it is done once, and told as that."""
+    giving, go = threading.Event(), threading.Event()
+
+    class Slow(LinuxKernel):
+        def kill(self, process: int) -> None:
+            giving.set()
+            assert go.wait(20)
+            super().kill(process)
+
+    executor = Executor(Slow(), executor.ledger, Protected.load())
+    order, outcomes = command(victim.facts()), []
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    executor.prepare(order)
+    striking = threading.Thread(target=executor.strike, args=(order,))
+    executing = threading.Thread(target=lambda: outcomes.append(executor.execute(order)))
+    striking.start()
+    assert giving.wait(20)
+    executing.start()
+    executing.join(0.2)
+    assert executing.is_alive()
+    go.set()
+    striking.join(20)
+    executing.join(20)
+    (outcome,) = outcomes
+    assert (outcome.status, outcome.explanation) == (DONE, "")
+    assert "repeated" not in outcome.facts
+    assert executor.ledger.path.read_bytes().count(b'"type":"begun"') == 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
 
 
 def test_a_crash_after_the_signal_is_known_as_one(tmp_path: Path, victim: Victim) -> None:

@@ -163,22 +163,34 @@ class Executor:
         with self._lock:
             if command.id in self._running or command.id in self._struck or self.ledger.is_known(command.id):
                 return
-        taken = self._taken(command)
-        if taken is None:
-            return
-        (process, facts, _), error, started = taken, None, time.perf_counter()
+            # The same order, come before, may be about to be executed by another thread.
+            mine = self._running[command.id] = threading.Event()
+        taken, struck = None, None
+        try:
+            taken = self._taken(command)
+            if taken is not None:
+                struck = self._strike(command, taken)
+        finally:
+            with self._lock:
+                if struck is not None:
+                    self._struck[command.id] = struck
+                elif taken is not None:
+                    self._prepared[command.id] = taken
+                del self._running[command.id]
+            mine.set()
+
+    def _strike(self, command: Command, taken: _Prepared) -> _Struck | None:
+        """None: the ledger is being written, and would have to be waited for."""
+        started, error = time.perf_counter(), None
         try:
             if not self.ledger.begin(command, sync=False, wait=False):
-                with self._lock:
-                    self._prepared[command.id] = taken
-                return
+                return None
             point("agent.before-action")
             started = time.perf_counter()
-            self.kernel.kill(process)
+            self.kernel.kill(taken.process)
         except (OSError, StoreError) as failure:
             error = failure
-        with self._lock:
-            self._struck[command.id] = _Struck(process, facts, started, error)
+        return _Struck(taken.process, taken.facts, started, error)
 
     def resume(self) -> tuple[Outcome, ...]:
         """End what a crash interrupted: to be called once, before the first command. What waits is left unfinished."""
