@@ -20,7 +20,8 @@ from scripted_agent import NODE, ScriptedAgent
 
 from quell.cli import sending
 from quell.cli.demo.listener import Listener
-from quell.detectors.context import MEANINGS
+from quell.detectors import POSTED
+from quell.detectors.context import MEANINGS, NOTHING
 from quell.settings import Ingest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,6 +195,18 @@ def test_good_parts_are_taken_and_the_others_told_and_kept(sender: httpx.Client,
     kept = admin.get("/v1/rejects", params={"limit": 2}).json()["items"]
     assert {reject["reason"] for reject in kept} == set(reasons)
     assert {reject["source"] for reject in kept} == {"trivy"}
+
+
+def test_a_report_that_is_as_long_as_its_parts_is_not_taken_for_them(server: Live, sender: httpx.Client) -> None:
+    """The text of a request is kept where its lines are its events: parts of a report say more than the report's text."""
+    report = read("trivy/image").replace(b"shop/cart", b"shop/long").replace(b"sha256:", b"sha256:9")
+    parts = [part for part in POSTED["trivy"].split(report, NOTHING) if isinstance(part, bytes)]
+    padding = sum(map(len, parts)) + len(parts) - 1 - len(report)
+    assert len(parts) > 1
+    assert padding > 0
+    identifiers = taken(sender.post("/v1/events/trivy", content=report + b" " * padding))
+    stored = [server.controller.store.event(identifier) for identifier in identifiers]
+    assert [one.raw for one in stored if one] == parts
 
 
 def test_several_reports_a_line_each(sender: httpx.Client) -> None:

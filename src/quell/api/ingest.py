@@ -191,10 +191,12 @@ class Ingest:
             # Before any event is taken: if there is no room for them the whole request is refused.
             self._controller.observe(found.observations, origin=detector.name, sender=str(caller.actor))
             observed = len(found.observations)
-        written = self._controller.ingest(found.events, text) if found.events else None
+        # Events cut out of a document are no lines of it.
+        lines = text if divided is None else None
+        written = self._controller.ingest(found.events, lines) if found.events else None
         # Until the commit nothing of the events is held here: thousands that wait would push each other out of the caches.
         found.events = []
-        del batch, text, sent
+        del batch, text, lines, sent
         if written is not None:
             await written
             _TAKEN_BY[detector.name].inc(len(ids))

@@ -61,7 +61,8 @@ class Batch(Struct, frozen=True, kw_only=True):
     entries: Mapping[int, Entry] = {}
     #: Of each event: bytes of its raw.
     sizes: Sequence[int]
-    #: What the events came in, if they are its lines: then their raw bytes need not be put together again.
+    #: What the events came in, if each is a part of it and they are in its order: where nothing else is in it than these,
+    #: line by line, their raw bytes need not be put together again.
     text: bytes | None = None
 
     @classmethod
