@@ -65,16 +65,18 @@ def main() -> bool:
                     for port, found in rates.items():
                         found.append(BATCH * _rate(folder, "batches", len(batches), port, running.token("ingest")))
                 full = rates[running.port]
-                ratios = [a / b for a, b in zip(full, rates[off], strict=True)]
+
+                def ratios(port: int) -> list[float]:
+                    return [a / b for a, b in zip(full, rates[port], strict=True)]
+
                 print(f"NDJSON x{BATCH}, durable and matched   {_told(full)} events/s   (bound 40,000)")
                 print(f"NDJSON x{BATCH}, matching, journal off {_told(rates[off])} events/s")
-                print(f"  ratio                          {_told(ratios, 3)}            (bound 0.60)")
+                print(f"  ratio                          {_told(ratios(off), 3)}")
                 print(f"NDJSON x{BATCH}, decoded and no more   {_told(rates[bare])} events/s")
-                beyond = [a / b for a, b in zip(full, rates[bare], strict=True)]
-                print(f"  ratio                          {_told(beyond, 3)}")
+                print(f"  ratio                          {_told(ratios(bare), 3)}            (bound 0.60)")
             singles = [_rate(folder, "singles", 2000, running.port, running.token("ingest")) for _ in range(ROUNDS)]
             print(f"single events, durable, matched  {_told(singles)} requests/s (bound 8,000)")
-    return _median(full) >= 40_000 and _median(ratios) >= 0.60 and _median(singles) >= 8_000
+    return _median(full) >= 40_000 and _median(ratios(bare)) >= 0.60 and _median(singles) >= 8_000
 
 
 def _write(folder: Path, bodies: Sequence[bytes]) -> None:
