@@ -214,13 +214,14 @@ def test_deviant_bash_ends_alone(shop: Shop) -> None:
 def test_every_deviant_process_ends(shop: Shop) -> None:
     shop.apply("kill-every-deviant-process.yaml")
     web = shop.web()
-    # It stays as it is without a program of its own, which would be killed too, and perhaps end with it first.
-    shop.execute(web, "bash", "-c", "kill -STOP $$")
+    # Its child has another name: of two that sleep the one of bash may end with it, before its own kill.
+    shop.execute(web, "bash", "-c", "nc -l -p 4445; :")
     shop.execute(web, "sleep", "301")
     for name in ("bash", "sleep"):
         record = shop.record(web, name)
         assert asked(record) == {"agentKillProcess": ("granted", "done")}, record["outcomes"]
         shop.gone(web, name)
+    shop.gone(web, "nc -l")
     assert len(shop.running(web)) == 1
 
 
