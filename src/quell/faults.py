@@ -10,6 +10,9 @@ import os
 import signal
 
 POINTS = (
+    "orders.before-write",
+    "orders.after-write",
+    "orders.after-sync",
     "journal.before-commit",
     "journal.after-commit",
     "outbox.before-send",

@@ -649,3 +649,96 @@ def test_only_the_newest_records_are_kept(opening: Open) -> None:
     while len(store.flags(1000)) > 100 and time.monotonic() < deadline:
         append(store, entry())
     assert [one.id for one in store.flags(1000)] == [f"{n}/1" for n in range(699, 599, -1)]
+
+
+# ---- orders that go before their commit
+
+
+def _ordered(event_id: str) -> Entry:
+    return entry(
+        event_id, outbox=(item(f"{event_id}/1"),), flags=(flag(f"{event_id}/2"),), changes=(cooldown(event_id),)
+    )
+
+
+def _held(store: Store) -> threading.Event:
+    """Nothing is written until it is set."""
+    going, gate = threading.Event(), threading.Event()
+    store.submit(lambda _connection: (going.set(), gate.wait(30)))
+    assert going.wait(10)
+    return gate
+
+
+def test_what_was_kept_for_its_orders_and_never_appended_is_there_after_a_restart(opening: Open) -> None:
+    store = opening()
+    first, second = _ordered("first"), _ordered("second")
+    assert append(store, entry("before")) is None
+    assert store.keep_orders([first]) is not None
+    assert store.keep_orders([second]) is not None
+    assert store.event("first") is None
+    store = opening()
+    assert [one.id for one in store.recent(10)] == ["second", "first", "before"]
+    assert store.outbox() == [item("first/1"), item("second/1")]
+    assert store.flags(10) == [flag("second/2"), flag("first/2")]
+    assert list(store.restore()[1]) == [first.decision, second.decision]
+    assert append(store, entry("first")) is None
+    store = opening()
+    assert [one.id for one in store.recent(10)] == ["second", "first", "before"]
+
+
+def test_it_is_journaled_as_an_append_would_have(opening: Open) -> None:
+    store = opening()
+    kept = entry(raw=b'{"name": "x", "n": 1}', outbox=(item("x/1"),))
+    assert store.keep_orders([kept]) is not None
+    store = opening()
+    (found,) = store.recent(10)
+    event = kept.event
+    assert (found.id, found.received, found.source, found.raw) == (event.id, event.received, event.source, event.raw)
+    assert found.decision == kept.decision
+    assert store.event(event.id) == found
+
+
+def test_what_was_appended_as_well_is_there_once(opening: Open) -> None:
+    store = opening()
+    first, second, third = (_ordered(name) for name in ("first", "second", "third"))
+    kept = store.keep_orders([first])
+    assert kept is not None
+    assert append(store, first) is None
+    store.orders_journaled(kept)
+    # The process ends between the commit and the word that it was made, with and without its outcome.
+    for one in (second, third):
+        assert store.keep_orders([one]) is not None
+        assert append(store, one) is None
+    record(store, [outcome("third/1")])
+    store = opening()
+    assert [one.id for one in store.recent(10)] == ["third", "second", "first"]
+    assert store.outbox() == [item("first/1"), item("second/1")]
+    assert list(store.restore()[1])[:3] == [first.decision, second.decision, third.decision]
+
+
+def test_a_generated_id_is_recognized_too(opening: Open) -> None:
+    store = opening()
+    own = entry(outbox=(item("x/1"),))
+    assert store.keep_orders([own]) is not None
+    assert append(store, own, entry()) is None
+    store = opening()
+    assert len(store.recent(10)) == 2
+    assert store.outbox() == [item("x/1")]
+
+
+def test_what_could_not_be_appended_is_journaled_when_it_can_be(opening: Open) -> None:
+    store = opening()
+    assert store.keep_orders([_ordered("first")]) is not None
+    gate = _held(store)
+    later = store.journal_orders()
+    assert store.event("first") is None
+    gate.set()
+    assert later.result(10) == [item("first/1")]
+    assert [one.id for one in store.recent(10)] == ["first"]
+    assert store.journal_orders().result(10) == []
+    # Its place is free again.
+    for n in range(40):
+        kept = store.keep_orders([_ordered(f"{n}")])
+        assert kept is not None
+        store.orders_journaled(kept)
+    store = opening()
+    assert [one.id for one in store.recent(10)] == ["first"]

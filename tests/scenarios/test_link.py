@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,6 +28,7 @@ from quell.channel.keys import public_text
 from quell.channel.messages import (
     MAX_FRAME,
     SUBPROTOCOL,
+    Announced,
     Challenge,
     EventAck,
     FromAgent,
@@ -50,6 +55,7 @@ from quell.model.decision import Outcome, OutcomeStatus
 from quell.settings import Settings
 from quell.storage import join_tokens
 from quell.storage.records import Stored
+from quell.storage.store import Store
 
 RULE = """
 apiVersion: quell.dev/v1
@@ -60,6 +66,7 @@ spec:
   criteria: ["name:Host.Suspicious.Process"]
   actions: [agentKillProcess]
 """
+PAGES = "PRAGMA page_count"
 T = TypeVar("T", bound=FromController)
 
 
@@ -405,5 +412,106 @@ def test_event_command_outcome_and_again_after_a_lost_connection(tmp_path: Path)
         async with linked(place, agent, key) as connection:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(connection.recv(), 0.1)
+
+    run(tmp_path, scenario)
+
+
+def test_an_order_does_not_wait_for_the_journal(tmp_path: Path) -> None:
+    """What it follows from is on disk when it goes: a copy of the disk, taken then, has all of it."""
+    folder, copy = tmp_path / "folder", tmp_path / "copy"
+
+    async def scenario(place: Place) -> None:
+        controller = place.controller
+        await controller.apply(load_text(RULE))
+        key = Ed25519PrivateKey.generate()
+        agent = (await place.enrol(key)).agent
+        event = observed()
+        async with linked(place, agent, key) as connection:
+            gate = threading.Event()
+            held = asyncio.wrap_future(controller.store.submit(lambda _connection: gate.wait(20)))
+            try:
+                await say(connection, event)
+                announced = await hear(connection, Announced)
+                order = await hear(connection, Ordered)
+                assert announced.envelope == order.envelope
+                assert controller.store.event(event.id) is None
+                shutil.copytree(folder, copy)
+                command = verify(order.envelope, controller.signing_key.public_key(), agent=agent, now=time.time())
+                outcome = Outcome(id=command.id, status=OutcomeStatus.DONE, time=time.time())
+                await say(connection, Reported(outcome=outcome))
+            finally:
+                gate.set()
+            await held
+            assert (await hear(connection, EventAck)).ids == (event.id,)
+            assert (await hear(connection, OutcomeAck)).ids == (command.id,)
+            assert controller.store.outcomes(event.id) == [outcome]
+            assert controller.store.outbox() == []
+        stored = controller.store.event(event.id)
+        with Store.open(copy / "quell.db") as after_a_crash:
+            found = after_a_crash.event(event.id)
+            assert found == stored
+            assert [item.id for item in after_a_crash.outbox()] == [command.id]
+
+    run(folder, scenario)
+
+
+def test_orders_whose_events_cannot_be_journaled_are_journaled_before_anything_else_is_decided(tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        controller = place.controller
+        await controller.apply(load_text(RULE))
+        key = Ed25519PrivateKey.generate()
+        agent = (await place.enrol(key)).agent
+        event = observed()
+        event = msgspec.structs.replace(
+            event, raw=event.raw[:-1] + b', "details": {"message": "%s"}}' % os.urandom(5000).hex().encode()
+        )
+        async with linked(place, agent, key) as connection:
+            # No room for one more page.
+            await place.submit(lambda c: c.execute(f"PRAGMA max_page_count={c.execute(PAGES).fetchone()[0]}"))
+            await say(connection, event)
+            await hear(connection, Announced)
+            order = await hear(connection, Ordered)
+            while not controller.pipeline.suspended:  # noqa: ASYNC110 - the failed commit is told a moment later
+                await asyncio.sleep(0.005)
+            assert controller.store.event(event.id) is None
+            await place.submit(lambda c: c.execute("PRAGMA max_page_count=1000000"))
+            assert (await hear(connection, EventAck)).ids == (event.id,)
+            assert not controller.pipeline.suspended
+            stored = controller.store.event(event.id)
+            assert stored is not None
+            command = verify(order.envelope, controller.signing_key.public_key(), agent=agent, now=time.time())
+            assert [record.id for record in stored.decision.actions] == [command.id]
+            assert [item.id for item in controller.store.outbox()] == [command.id]
+            assert len(observed_by(place)) == 1
+            await say(connection, Reported(outcome=Outcome(id=command.id, status=OutcomeStatus.DONE, time=time.time())))
+            assert (await hear(connection, OutcomeAck)).ids == (command.id,)
+            assert controller.store.outbox() == []
+
+    run(tmp_path, scenario)
+
+
+def test_orders_to_a_slow_reader_come_whole_and_in_order(tmp_path: Path) -> None:
+    async def scenario(place: Place) -> None:
+        key = Ed25519PrivateKey.generate()
+        agent = (await place.enrol(key)).agent
+        async with linked(place, agent, key) as connection:
+            link = place.controller.dispatcher.link_of(agent)
+            assert link is not None
+            # More than all buffers between the two take.
+            sent = [Ordered(envelope=n.to_bytes(2, "big") * 50_000) for n in range(300)]
+            for n, message in enumerate(sent):
+                link.send(message)
+                if n % 100 == 50:
+                    await asyncio.sleep(0.01)
+                    link.send(OutcomeAck(ids=(f"{n}",)))
+            heard = [decode_from_controller(await connection.recv()) for _ in range(len(sent) + 3)]
+            assert [message for message in heard if isinstance(message, Ordered)] == sent
+            for n in (50, 150, 250):
+                assert heard[heard.index(sent[n]) + 1] == OutcomeAck(ids=(f"{n}",))
+            link.send(sent[0])
+            assert await hear(connection, Ordered) == sent[0]
+        while place.links.connected():  # noqa: ASYNC110 - the server's task ends a moment later
+            await asyncio.sleep(0.005)
+        link.send(sent[0])  # goes nowhere, and harms nobody
 
     run(tmp_path, scenario)

@@ -19,7 +19,7 @@ import pytest
 from quell.agent.executor import Executor
 from quell.agent.ledger import Ledger
 from quell.agent.linux.kernel import LinuxKernel
-from quell.agent.proc import HZ, read_process
+from quell.agent.proc import HZ, Facts, read_process
 from quell.agent.protected import Protected, ProtectedList
 from quell.model.action import KillProcess, ReniceProcess
 from quell.model.decision import Command, OutcomeStatus, Reason
@@ -270,6 +270,84 @@ def test_an_order_that_came_before_waits_for_the_signal(executor: Executor, vict
     assert "repeated" not in outcome.facts
     assert executor.ledger.path.read_bytes().count(b'"type":"begun"') == 1
     assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
+class Proving:
+    """A target that is being proved, by another thread, until `end` is called."""
+
+    def __init__(self, ledger: Ledger, order: Command, protected: Protected | None = None, **options: Any) -> None:
+        looking, self._go = threading.Event(), threading.Event()
+        go = self._go
+
+        class Slow(LinuxKernel):
+            def facts(self, pid: int) -> Facts | None:
+                looking.set()
+                assert go.wait(20)
+                return super().facts(pid)
+
+        self.executor = Executor(Slow(), ledger, protected or Protected.load(), **options)
+        self._thread = threading.Thread(target=self.executor.prepare, args=(order,))
+        self._thread.start()
+        assert looking.wait(20)
+
+    def end(self) -> None:
+        self._go.set()
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+def test_what_is_ordered_while_its_target_is_being_proved_dies_as_soon_as_it_is(
+    executor: Executor, victim: Victim
+) -> None:
+    order, outcomes = command(victim.facts()), []
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    proving = Proving(executor.ledger, order)
+    proving.executor.strike(order)
+    proving.executor.strike(order)
+    assert victim.is_alive
+    executing = threading.Thread(target=lambda: outcomes.append(proving.executor.execute(order)))
+    executing.start()
+    executing.join(0.1)
+    assert executing.is_alive()
+    proving.end()
+    executing.join(20)
+    assert victim.process.wait(5) == -signal.SIGKILL
+    assert [(one.status, one.facts["pid"], "repeated" in one.facts) for one in outcomes] == [(DONE, victim.pid, False)]
+    assert executor.ledger.path.read_bytes().count(b'"type":"begun"') == 1
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+
+
+def test_what_is_not_ordered_while_its_target_is_being_proved_lives(executor: Executor, victim: Victim) -> None:
+    order = command(victim.facts())
+    proving = Proving(executor.ledger, order)
+    proving.end()
+    assert victim.is_alive
+    proving.executor.strike(order)
+    assert victim.process.wait(5) == -signal.SIGKILL
+    assert proving.executor.execute(order).status is DONE
+
+
+def test_what_proving_finds_against_it_counts_though_it_was_ordered(executor: Executor, victim: Victim) -> None:
+    """Protected, another start, and an order that expired or was paused meanwhile."""
+    facts = victim.facts()
+    paused = threading.Event()
+    shielded = Protected(ProtectedList(executables={"root": ("/bin/sleep",)}))
+    other = command(msgspec.structs.replace(facts, start_ticks=(facts.start_ticks or 0) - 1000))
+    for order, protected, reason in (
+        (command(facts), shielded, Reason.PROTECTED),
+        (other, None, Reason.IDENTITY),
+        (msgspec.structs.replace(command(facts), expires=time.time() + 0.2), None, Reason.EXPIRED),
+        (command(facts), None, Reason.PAUSED),
+    ):
+        proving = Proving(executor.ledger, order, protected, paused=paused.is_set)
+        proving.executor.strike(order)
+        if reason is Reason.EXPIRED:
+            time.sleep(0.3)
+        if reason is Reason.PAUSED:
+            paused.set()
+        proving.end()
+        assert proving.executor.execute(order).reason is reason
+        assert victim.is_alive
 
 
 def test_a_crash_after_the_signal_is_known_as_one(tmp_path: Path, victim: Victim) -> None:

@@ -113,7 +113,9 @@ def test_nobody_else_may_read_the_files(path: Path) -> None:
             modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     finally:
         os.umask(before)
-    assert modes == dict.fromkeys(("quell.db", "quell.db-wal", "quell.db-shm", "quell.db.lock"), 0o600)
+    assert modes == dict.fromkeys(
+        ("quell.db", "quell.db-wal", "quell.db-shm", "quell.db-orders", "quell.db.lock"), 0o600
+    )
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 

@@ -73,6 +73,18 @@ class _Struck(NamedTuple):
     error: OSError | StoreError | None
 
 
+class _Turn:
+    """One thread's turn with a command. Others wait until it is `over`."""
+
+    __slots__ = ("is_ordered", "is_preparing", "over")
+
+    def __init__(self, *, is_preparing: bool = False) -> None:
+        self.over = threading.Event()
+        #: Its target is being proved; once it is ordered too, whoever proves it gives the signal.
+        self.is_preparing = is_preparing
+        self.is_ordered = False
+
+
 class Executor:
     """Safe to use from several threads; execute blocks until the outcome is known, for some seconds at most."""
 
@@ -103,7 +115,7 @@ class Executor:
         #: One quarantine or release after the other, from its look at the ledger to its outcome there: a release and a
         #: quarantine of one namespace that come together must end as they were issued.
         self._turn = threading.Lock()
-        self._running: dict[str, threading.Event] = {}
+        self._running: dict[str, _Turn] = {}
         self._prepared: OrderedDict[str, _Prepared] = OrderedDict()
         self._struck: dict[str, _Struck] = {}
 
@@ -118,72 +130,92 @@ class Executor:
             with self._lock:
                 running = self._running.get(command.id)
                 if running is None:
-                    mine = self._running[command.id] = threading.Event()
+                    mine = self._running[command.id] = _Turn()
                     break
-            running.wait()
+            running.over.wait()
         try:
             return self.ledger.find(command.id) or self._execute(command)
         finally:
             with self._lock:
                 del self._running[command.id]
-            mine.set()
+            mine.over.set()
 
     def prepare(self, command: Command) -> None:
         """Look at the target of a command that may follow, and do nothing: executing it then finds that done.
 
-        Whatever speaks against it is found again, and told, by execute.
+        If it is ordered meanwhile, it is struck here. Whatever speaks against it is found again, and told, by execute.
         """
         target = command.target
         if not isinstance(target, ProcessTarget) or not isinstance(command.action, KillProcess):
             return
-        try:
-            process, facts = self._find(target)
-        except (Refused, OSError):
-            return
-        unused, now = [], time.monotonic()
         with self._lock:
-            if command.id in self._running or self.ledger.find(command.id) is not None:
-                unused.append(process)
-            else:
-                self._prepared[command.id] = _Prepared(process, facts, now)
-            for identifier, prepared in list(self._prepared.items()):
-                if len(self._prepared) > _MOST_PREPARED or now - prepared.at > _PREPARED_SECONDS:
-                    unused.append(self._prepared.pop(identifier).process)
-        for handle in unused:
-            self.kernel.close(handle)
+            if command.id in self._running or self.ledger.is_known(command.id):
+                return
+            mine = self._running[command.id] = _Turn(is_preparing=True)
+        prepared, struck = None, None
+        try:
+            with contextlib.suppress(Refused, OSError):
+                prepared = _Prepared(*self._find(target), time.monotonic())
+            with self._lock:
+                mine.is_preparing, is_ordered = False, mine.is_ordered
+            if prepared is not None and is_ordered and self._may_strike(command):
+                struck = self._strike(command, prepared, wait=True)
+        finally:
+            self._end_turn(command, mine, prepared, struck)
 
     def strike(self, command: Command) -> None:
-        """Give its signal to a target that is proved ahead; `execute`, which must follow, finds that done and sees to the rest.
+        """Give its signal to a target that is proved ahead, or have whoever is proving it do so; `execute`, which must
+        follow, finds that done and sees to the rest.
 
         It waits for nothing, so that a thread may call it which has others to serve. Where there is something to wait for,
         or that speaks against it, it does nothing: execute finds and tells it.
         """
-        if command.evidence is not None or command.expires <= self._clock() or self._paused():
+        if not self._may_strike(command):
             return
         with self._lock:
-            if command.id in self._running or command.id in self._struck or self.ledger.is_known(command.id):
+            running = self._running.get(command.id)
+            if running is not None:
+                running.is_ordered |= running.is_preparing
+                return
+            if command.id in self._struck or self.ledger.is_known(command.id):
                 return
             # The same order, come before, may be about to be executed by another thread.
-            mine = self._running[command.id] = threading.Event()
+            mine = self._running[command.id] = _Turn()
         taken, struck = None, None
         try:
             taken = self._taken(command)
             if taken is not None:
-                struck = self._strike(command, taken)
+                struck = self._strike(command, taken, wait=False)
         finally:
-            with self._lock:
-                if struck is not None:
-                    self._struck[command.id] = struck
-                elif taken is not None:
-                    self._prepared[command.id] = taken
-                del self._running[command.id]
-            mine.set()
+            self._end_turn(command, mine, taken, struck)
 
-    def _strike(self, command: Command, taken: _Prepared) -> _Struck | None:
-        """None: the ledger is being written, and would have to be waited for."""
+    def _may_strike(self, command: Command) -> bool:
+        return command.evidence is None and command.expires > self._clock() and not self._paused()
+
+    def _end_turn(self, command: Command, turn: _Turn, prepared: _Prepared | None, struck: _Struck | None) -> None:
+        """Keep what came of it for execute: a target that is proved, or that has its signal."""
+        unused: list[int] = []
+        with self._lock:
+            if struck is not None:
+                self._struck[command.id] = struck
+            elif prepared is not None:
+                if (other := self._prepared.pop(command.id, None)) is not None:
+                    unused.append(other.process)
+                self._prepared[command.id] = prepared
+                now = time.monotonic()
+                for identifier, other in list(self._prepared.items()):
+                    if len(self._prepared) > _MOST_PREPARED or now - other.at > _PREPARED_SECONDS:
+                        unused.append(self._prepared.pop(identifier).process)
+            del self._running[command.id]
+        turn.over.set()
+        for handle in unused:
+            self.kernel.close(handle)
+
+    def _strike(self, command: Command, taken: _Prepared, *, wait: bool) -> _Struck | None:
+        """None: the ledger is being written, and is not waited for."""
         started, error = time.perf_counter(), None
         try:
-            if not self.ledger.begin(command, sync=False, wait=False):
+            if not self.ledger.begin(command, sync=False, wait=wait):
                 return None
             point("agent.before-action")
             started = time.perf_counter()

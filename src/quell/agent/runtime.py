@@ -481,7 +481,13 @@ class Agent:
         self._memory_timer = self._loop.call_later(_MEMORY_SECONDS, self._look_at_memory)
 
     def _is_paused(self) -> bool:
-        return self._paused_by_controller or self._pause_file.exists()
+        if self._paused_by_controller:
+            return True
+        try:
+            os.stat(self._pause_file)  # noqa: PTH116 - on the way to a kill
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
     def _plan_lease(self, at_least: float = 0.0) -> None:
         """Wake when the next quarantine's lease ends, if any does."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import types
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -23,6 +24,7 @@ from quell.channel.messages import (
     HANDSHAKE_TIMEOUT,
     MAX_FRAME,
     SUBPROTOCOL,
+    Announced,
     Challenge,
     EventAck,
     Evidence,
@@ -210,6 +212,19 @@ class _Gone(Exception):
     """The other end closed the connection."""
 
 
+class _Begun:
+    """A message that is being sent and found the connection full: it waits for this."""
+
+    def __init__(self, sending: Coroutine[Any, Any, None], waits_for: object) -> None:
+        self._sending = sending
+        self._waits_for = waits_for
+
+    @types.coroutine
+    def rest(self) -> Generator[object, Any, None]:
+        yield self._waits_for
+        yield from self._sending
+
+
 class _Link:
     """One agent's connection after its handshake."""
 
@@ -229,17 +244,35 @@ class _Link:
         self._controller = controller
         self._clock = clock
         self._refused = refused
-        self._out: asyncio.Queue[FromController] = asyncio.Queue()
+        self._out: asyncio.Queue[FromController | _Begun] = asyncio.Queue()
+        #: Whatever was to be sent is, and the connection takes more.
+        self._is_idle = False
         self._observed: asyncio.Queue[Observed] = asyncio.Queue(_WAITING_EVENTS)
         self._evidence: asyncio.Queue[Evidence | EvidencePiece] = asyncio.Queue(_WAITING_EVIDENCE)
         self._ended: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
 
     def send(self, message: FromController) -> None:
-        """Queue a message; see quell.controller.dispatcher.Link."""
+        """Queue a message; see quell.controller.dispatcher.Link. An order is on its way at once if nothing waits before it."""
         if self._out.qsize() >= _WAITING_MESSAGES:
             self.end(TOO_SLOW, "the agent does not read what it is sent")
+        elif self._is_idle and self._out.empty() and isinstance(message, Ordered | Announced):
+            self._send_at_once(message)
         else:
             self._out.put_nowait(message)
+
+    def _send_at_once(self, message: Ordered | Announced) -> None:
+        """Without a task, which would have its turn later. One that finds the connection full is left to the task."""
+        sending = self._sent(message)
+        try:
+            waits_for = sending.send(None)
+        except StopIteration:
+            return
+        except (OSError, RuntimeError) as error:
+            # The connection has ended, which whoever reads it is about to learn.
+            _log.debug("an order could not be sent", agent=self.hello.agent, reason=str(error))
+            return
+        self._is_idle = False
+        self._out.put_nowait(_Begun(sending, waits_for))
 
     def end(self, code: int, reason: str) -> None:
         if not self._ended.done():
@@ -255,6 +288,7 @@ class _Link:
             for task in work:
                 task.cancel()
             results = await asyncio.gather(*work, return_exceptions=True)
+            self._is_idle = False
             self._controller.evidence.lost(self.hello.agent)
         faults_found = [error for error in results if isinstance(error, Exception)]
         if self._ended.done():
@@ -294,13 +328,20 @@ class _Link:
 
     async def _sending(self) -> None:
         while True:
+            self._is_idle = self._out.empty()
             message = await self._out.get()
-            if isinstance(message, Ordered):
-                faults.point("outbox.before-send")
-                await self._asgi_send(_frame(message))
-                faults.point("outbox.after-send")
+            self._is_idle = False
+            if isinstance(message, _Begun):
+                await message.rest()
             else:
-                await self._asgi_send(_frame(message))
+                await self._sent(message)
+
+    async def _sent(self, message: FromController) -> None:
+        if isinstance(message, Ordered):
+            faults.point("outbox.before-send")
+        await self._asgi_send(_frame(message))
+        if isinstance(message, Ordered):
+            faults.point("outbox.after-send")
 
     async def _keeping(self) -> None:
         """One after the other: the next piece is asked for once the one before is on disk."""

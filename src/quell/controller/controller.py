@@ -169,7 +169,8 @@ class Controller:
             store,
             compile(documents, revision=self.rulebook.revision),
             self.state,
-            [self.dispatcher.offer, self.cluster_actions.offer, self.webhooks.offer],
+            self.dispatcher.offer,
+            [self.cluster_actions.offer, self.webhooks.offer],
             self.dispatcher.prepare,
             time.time,
             self._write_failed,
@@ -539,7 +540,7 @@ class Controller:
         while True:
             try:
                 # All that was queued before has succeeded or failed once this has.
-                await asyncio.wrap_future(self.store.submit(lambda _connection: None))
+                self.pipeline.offer(await asyncio.wrap_future(self.store.journal_orders()))
                 if self.store.statistics().queued_entries:
                     continue
                 self.state = self.pipeline.state = _restored(self.store, self._safety())

@@ -69,9 +69,9 @@ class _Pending:
 
     __slots__ = ("command", "doubtful", "due", "envelope", "late", "recording", "wait")
 
-    def __init__(self, command: Command, *, doubtful: bool, wait: float) -> None:
+    def __init__(self, command: Command, envelope: bytes | None = None, *, doubtful: bool, wait: float) -> None:
         self.command = command
-        self.envelope: bytes | None = None
+        self.envelope = envelope
         #: It may have reached the agent: sent by this process, or perhaps by one before it.
         self.doubtful = doubtful
         self.due = 0.0
@@ -118,7 +118,7 @@ class Dispatcher:
         self._pending: dict[str, dict[str, _Pending]] = {}
         self._links: dict[str, Link] = {}
         self._given_up: dict[str, Command] = {}
-        self._signed: dict[str, bytes] = {}
+        self._signed: dict[str, tuple[Command, bytes]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         #: Reports that were not accepted, by reason.
@@ -141,22 +141,26 @@ class Dispatcher:
         self._loop = None
         self._links.clear()
 
-    def prepare(self, command: Command) -> None:
+    def prepare(self, command: Command) -> bool:
         """Sign a command that is on its way to the disk and announce it, so that its agent looks at the target meanwhile.
 
-        What goes to a cluster's API is left alone: nobody signs it, and no agent may obey it.
+        Whether its agent waits for the order, and has little else to do. What goes to a cluster's API is left alone: nobody
+        signs it, and no agent may obey it.
         """
         if command.agent.startswith(KUBERNETES):
-            return
+            return False
         if len(self._signed) >= _SIGNED:
             self._signed.clear()
-        envelope = self._signed[command.id] = sign(command, self._key)
+        envelope = sign(command, self._key)
+        self._signed[command.id] = command, envelope
         link = self._links.get(command.agent)
-        if link is not None and len(self._pending.get(command.agent, ())) < _ANNOUNCED:
-            link.send(Announced(envelope=envelope))
+        if link is None or len(self._pending.get(command.agent, ())) >= _ANNOUNCED:
+            return False
+        link.send(Announced(envelope=envelope))
+        return True
 
     def offer(self, items: Sequence[OutboxItem]) -> None:
-        """Commands whose transaction has been committed; items of other channels are left alone."""
+        """Commands that are on disk with what they follow from; items of other channels are left alone."""
         self._take([item for item in items if item.channel.startswith(_CHANNEL)], doubtful=False)
         self._outcomes.ordered()
 
@@ -211,12 +215,13 @@ class Dispatcher:
             agent = item.channel.removeprefix(_CHANNEL)
             if item.id in self._pending.get(agent, {}):
                 continue
+            command, envelope = self._signed.pop(item.id, (None, None))
             try:
-                command = _decoder.decode(item.body)
+                command = command or _decoder.decode(item.body)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._outcomes.unreadable(item, error)
                 continue
-            pending = _Pending(command, doubtful=doubtful, wait=self._timing.repeat)
+            pending = _Pending(command, envelope, doubtful=doubtful, wait=self._timing.repeat)
             self._pending.setdefault(agent, {})[item.id] = pending
             self._send(pending)
         self._arm()
@@ -228,7 +233,7 @@ class Dispatcher:
         if link is None or pending.recording or now >= command.expires:
             return
         if pending.envelope is None:
-            pending.envelope = self._signed.pop(command.id, None) or sign(command, self._key)
+            pending.envelope = sign(command, self._key)
         pending.doubtful = True
         pending.due = now + pending.wait
         pending.wait *= 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import attrgetter
 
 import msgspec
@@ -51,16 +51,17 @@ class Pipeline:
         store: Store,
         index: Index,
         state: State,
+        order: Offer,
         offers: Sequence[Offer],
-        prepare: Callable[[Command], None],
+        prepare: Callable[[Command], bool],
         clock: Clock,
         on_failure: Callable[[], None],
         inventory: LiveInventory,
     ) -> None:
-        """offers: who takes outbox items once they are on disk; each leaves alone what is not its own.
-        prepare: does what can be done for a command before it is on disk, while it is being written. on_failure: a
-        write did not succeed, so the state holds decisions that the journal does not. inventory: fills in what an event does
-        not say of its workload.
+        """order, offers: who takes outbox items once they are on disk; each leaves alone what is not its own. `order` has no
+        time to lose: what goes to agents. prepare: does what can be done for a command before it is on disk, and says
+        whether somebody waits for it. on_failure: a write did not succeed, so the state holds decisions that the journal
+        does not. inventory: fills in what an event does not say of its workload.
 
         The store must run its callbacks on the event loop (Store.open's `call`).
         """
@@ -70,6 +71,7 @@ class Pipeline:
         self._inventory = inventory
         self.use(index)
         self._store = store
+        self._order = order
         self._offers = offers
         self._prepare = prepare
         self._ordered: list[Command] = []
@@ -158,6 +160,11 @@ class Pipeline:
         self._append(Batch.of([entry]), future)
         return future
 
+    def offer(self, queued: Sequence[OutboxItem]) -> None:
+        """Have these sent, which are on disk."""
+        for offer in (self._order, *self._offers):
+            offer(queued)
+
     def check(self, events: int, size: int) -> None:
         """Raises QueueFull if so many events of so many bytes would not be taken now."""
         if self.suspended:
@@ -167,20 +174,22 @@ class Pipeline:
     def _append(self, batch: Batch, future: asyncio.Future[None], noted: Sequence[Noted] = ()) -> None:
         queued = [item for entry in batch.entries.values() for item in entry.outbox]
         given = _given(batch.events)
+        ordered, self._ordered = self._ordered, []
+        awaited = {command.event_id for command in ordered if self._prepare(command)}
+        kept: int | None = None
+        # What people do is in the audit log with it, or not done.
+        if awaited and not noted:
+            kept = self._store.keep_orders([entry for entry in batch.entries.values() if entry.event.id in awaited])
+        if kept is not None:
+            self._order([item for item in queued if item.event_id in awaited])
 
-        # It holds these two and not the batch, which would else live until the commit.
+        # It holds these and not the batch, which would else live until the commit.
         def done(error: StoreError | None) -> None:
-            self._written(future, queued, given, error)
+            if kept is not None and error is None:
+                self._store.orders_journaled(kept)
+            self._written(future, queued, given, error, ordered=() if kept is None else awaited)
 
         self._store.append_batch(batch, done, noted)
-        if self._ordered:
-            # After the batch is with the writer (quell.storage.gathering): signing goes on beside its sync, not before it.
-            asyncio.get_running_loop().call_soon(self._prepare_all, self._ordered)
-            self._ordered = []
-
-    def _prepare_all(self, ordered: Sequence[Command]) -> None:
-        for command in ordered:
-            self._prepare(command)
 
     def _entry(self, event: Event, decision: Decision, now: float) -> Entry:
         """An event with what follows from its decision; the state learns of the decision here, and only here."""
@@ -253,12 +262,17 @@ class Pipeline:
         queued: Sequence[OutboxItem],
         given: Sequence[str],
         error: StoreError | None,
+        *,
+        ordered: Collection[str],
     ) -> None:
+        """ordered: events whose orders went before."""
         if error is None:
             for identifier in given:
                 if identifier in self._recent:
                     self._recent[identifier] = None
             if queued:
+                if waiting := [item for item in queued if item.event_id not in ordered]:
+                    self._order(waiting)
                 for offer in self._offers:
                     offer(queued)
             if not future.done():

@@ -22,6 +22,7 @@ from quell.storage import changes, flags, journal, outbox, outcomes, rejects, sc
 from quell.storage.changes import Change
 from quell.storage.gathering import ENTRY_BYTES, Gathering
 from quell.storage.lock import Lock
+from quell.storage.order_log import OrderLog
 from quell.storage.readers import Readers
 from quell.storage.records import Batch, Entry, Noted, OutboxItem, Reject, Retention, Settled, Statistics, Stored
 from quell.storage.writer import Done, Recorded, Snapshot, Writer, Written
@@ -49,12 +50,15 @@ T = TypeVar("T")
 class Store:
     """Open it with Store.open; close() writes what is queued. One process at a time."""
 
-    def __init__(self, path: Path, lock: Lock, readers: Readers, writer: Writer, gathering: Gathering) -> None:
+    def __init__(
+        self, path: Path, lock: Lock, readers: Readers, writer: Writer, gathering: Gathering, orders: OrderLog
+    ) -> None:
         self.path = path
         self._lock = lock
         self._readers = readers
         self._writer = writer
         self._gathering = gathering
+        self._orders = orders
 
     @classmethod
     def open(
@@ -85,10 +89,12 @@ class Store:
             lock = Lock(path)
         except OSError as error:
             raise StoreError(f"cannot open {path}: {error.strerror}") from error
+        orders = None
         try:
             connection = schema.connect(path)
             try:
                 schema.prepare(connection)
+                orders = OrderLog(path.with_name(path.name + "-orders"))
                 writer = Writer(
                     path,
                     connection,
@@ -98,23 +104,26 @@ class Store:
                     call=call,
                     clock=clock,
                     key=key,
+                    orders=orders,
                     successor_of=successor_of,
                 )
             except BaseException:
                 connection.close()
                 raise
-        except sqlite3.Error as error:
+        except BaseException as error:
+            if orders is not None:
+                orders.close()
             lock.release()
-            raise StoreError(f"cannot open {path}: {error}") from error
-        except BaseException:
-            lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"cannot open {path}: {error}") from error
             raise
-        return cls(path, lock, Readers(path), writer, Gathering(writer, soon))
+        return cls(path, lock, Readers(path), writer, Gathering(writer, soon), orders)
 
     def close(self) -> None:
         """Writes what is queued, then lets go of the file. Safe to call twice."""
         self._gathering.hand_over()
         if self._writer.close():
+            self._orders.close()
             self._readers.close()
             self._lock.release()
 
@@ -144,6 +153,28 @@ class Store:
         kept. An id the journal already has is left out: its first decision stands. Raises QueueFull, StoreError (closed).
         """
         self._gathering.append(batch, done, noted)
+
+    def keep_orders(self, entries: Sequence[Entry]) -> int | None:
+        """Where these are on disk now, so that their orders may go before the commit; blocks for one sync.
+
+        They must be appended next, alone or among others, and orders_journaled called when that is done. A crash before it
+        leaves them to the next opening, and an append that fails to journal_orders. None: they are not on disk, and their
+        orders have to wait for the commit.
+        """
+        return self._orders.keep(entries)
+
+    def orders_journaled(self, kept: int) -> None:
+        """What this keep_orders kept is committed."""
+        self._orders.journaled(kept)
+
+    def journal_orders(self) -> Future[Sequence[OutboxItem]]:
+        """Writes what was kept by keep_orders and could not be appended; what of it is to be sent.
+
+        For after a failed append, when nothing that was appended waits any more. StoreError, StoreFull.
+        """
+        future: Future[Sequence[OutboxItem]] = self.submit(self._writer.journal_orders)
+        future.add_done_callback(lambda done: None if done.exception() else self._orders.clear())
+        return future
 
     def record_outcomes(
         self,

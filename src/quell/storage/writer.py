@@ -22,11 +22,12 @@ from msgspec import Struct
 
 from quell import faults, metrics
 from quell.errors import QueueFull, StoreError, StoreFull
-from quell.storage import answers, changes, checkpoint
+from quell.storage import answers, changes, checkpoint, journal
 from quell.storage.checkpoint import Checkpoints
-from quell.storage.group import Chunk
+from quell.storage.group import Chunk, Packer
 from quell.storage.intake import Intake
-from quell.storage.records import Noted, Retention, Settled, Statistics
+from quell.storage.order_log import OrderLog
+from quell.storage.records import Batch, Noted, OutboxItem, Retention, Settled, Statistics
 from quell.storage.retention import Trimmer
 from quell.storage.seal import Seal
 
@@ -96,9 +97,10 @@ class Writer:
         call: Callable[[Callable[[], None]], object] | None,
         clock: Callable[[], float],
         key: Ed25519PrivateKey | None,
+        orders: OrderLog,
         successor_of: Ed25519PublicKey | None = None,
     ) -> None:
-        """It owns the connection from here on."""
+        """It owns the connection from here on. orders: what a crash left in it is journaled first. StoreError."""
         self._path = path
         self._connection = connection
         connection.execute(f"PRAGMA journal_size_limit={checkpoint.LIMIT_BYTES}")
@@ -106,6 +108,8 @@ class Writer:
         self._intake = Intake(connection, self._seal)
         #: The number of the first answer that it is given (quell.storage.answers).
         self.first_answer = answers.next_number(connection)
+        self._orders = orders
+        self._journal_left()
         self._trimmer = Trimmer(connection, retention)
         self._size_step = retention.size_step
         self._max_bytes = queue_bytes
@@ -192,7 +196,44 @@ class Writer:
             replay_bytes=self._replay_bytes,
         )
 
+    def _journal_left(self) -> None:
+        """What was ordered before the last process ended, and is in the order log only."""
+        if not (left := self._orders.left()):
+            return
+        try:
+            self.journal_orders(self._connection)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            raise StoreError(
+                f"{len(left)} events whose orders were given before a crash are in {self._orders.path} and cannot be "
+                f"journaled: {_failure(error, self._path)}"
+            ) from error
+        self._orders.clear()
+
     # ---- the writing thread
+
+    def journal_orders(self, _connection: sqlite3.Connection) -> Sequence[OutboxItem]:
+        """Writes what the order log holds and the journal does not; what is to be sent of it.
+
+        sqlite3.OperationalError: nothing can be written now. What cannot be written for a reason of its own is put aside, so
+        that it holds up nothing else.
+        """
+        entries = self._orders.left()
+        known = journal.known(self._connection, [entry.event.id for entry in entries])
+        sent: list[OutboxItem] = []
+        for entry in entries:
+            if entry.event.id in known:
+                continue
+            _log.warning("orders went before a crash and were not in the journal", id=entry.event.id)
+            try:
+                self._intake.write([Packer(self.first_answer).chunks(Batch.of([entry]))])
+            except sqlite3.OperationalError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others must not wait for it
+                self._intake.resume()
+                self._orders.put_aside(f"event {entry.event.id}: {error}")
+            else:
+                sent += entry.outbox
+        return sent
 
     def _run(self) -> None:
         open_ = True

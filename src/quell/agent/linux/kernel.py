@@ -20,6 +20,8 @@ from quell.agent.users import Users
 _PROCESS_GROUP = 1 << 2
 #: linux/nsfs.h: the namespace around a pid or user namespace.
 _GET_PARENT = 0xB702
+#: More than the kernel says of a pidfd.
+_FDINFO_BYTES = 4096
 #: Looks at lists of what may make more of its kind meanwhile: processes, threads.
 _LOOKS = 10
 
@@ -230,10 +232,14 @@ def _threads(pid: int) -> list[str]:
 def _pid_of(pidfd: int) -> int | None:
     """The pid a pidfd stands for, of proc_pid_fdinfo(5); None: it is none, or its process is gone."""
     try:
-        with open(f"/proc/self/fdinfo/{pidfd}", "rb") as text:  # noqa: PTH123 - on the way to a kill
-            for line in text:
-                if line.startswith(b"Pid:"):
-                    return int(line[4:])
+        file = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(file, _FDINFO_BYTES)
+        finally:
+            os.close(file)
     except OSError:
         return None
+    for line in text.splitlines():
+        if line.startswith(b"Pid:"):
+            return int(line[4:])
     return None
