@@ -255,7 +255,8 @@ def test_a_backup_has_every_file_of_a_controller(original: Quell, tmp_path: Path
     assert cli(original, "backup", file).returncode == 0
     members = {member.name for member in archive.read(file).members}
     beside = {path.name for path in (original.folder / "controller").iterdir()} - members
-    assert beside == {"quell.db-wal", "quell.db-shm", "quell.db.lock"}
+    # The order log has what is in no journal yet, for some milliseconds, and is not acknowledged either.
+    assert beside == {"quell.db-wal", "quell.db-shm", "quell.db-orders", "quell.db.lock"}
 
 
 def test_files_are_neither_replaced_nor_left_half(original: Quell, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ by a name, which anyone can take. The list is data: data/protected.toml, which a
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 import threading
@@ -18,13 +17,14 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from quell.agent.executables import Executables
 from quell.agent.proc import Facts, read_process
 from quell.agent.users import user_name
 from quell.errors import SettingError
 
 _DEFAULTS = Path(__file__).with_name("data") / "protected.toml"
 #: Seconds after which executables are looked up again: an upgrade gives them new inodes.
-_LOOK_AGAIN = 60.0
+_LOOK_AGAIN = 10.0
 #: Slices whose owners may start units of any name, so that a name there proves nothing.
 _FOREIGN_SLICES = ("user.slice", "machine.slice", "kubepods.slice", "kubepods")
 _UNIT = re.compile(r"[\w@.\\:-]+\.(service|scope|slice|socket|mount)", re.ASCII)
@@ -50,12 +50,13 @@ class Protected:
         """own: pids of this product's processes that run now, this one being always among them."""
         self._units = {unit for each in lists for unit in each.units}
         self._cgroups = {path.rstrip("/") or "/" for each in lists for path in each.cgroups}
-        self._executables: dict[str, set[str]] = {}
+        paths: dict[str, list[str]] = {}
         for each in lists:
-            for user, paths in each.executables.items():
-                self._executables.setdefault(user, set()).update(paths)
+            for user, some in each.executables.items():
+                paths.setdefault(user, []).extend(some)
         self._lock = threading.Lock()
-        self._resolved: dict[str, set[tuple[int, int]]] = {}
+        self._executables = {user: Executables(some) for user, some in paths.items()}
+        self._ids_by_user: dict[str, set[tuple[int, int]]] = {}
         self._looked = float("-inf")
         self._own: set[tuple[int, int]] = set()
         #: Sentences for people about a list that protects less than it should.
@@ -96,7 +97,7 @@ class Protected:
                 self._cgroups.add(entry.removeprefix("cgroup:").rstrip("/") or "/")
             elif entry.startswith("/"):
                 with self._lock:
-                    self._executables.setdefault("*", set()).add(entry)
+                    self._executables.setdefault("*", Executables(())).add(entry)
                     self._looked = float("-inf")
             elif _UNIT.fullmatch(entry):
                 self._units.add(entry)
@@ -143,10 +144,8 @@ class Protected:
             now = time.monotonic()
             if now - self._looked > _LOOK_AGAIN:
                 self._looked = now
-                for user, patterns in self._executables.items():
-                    # What was found before stays: a daemon runs on from a file that an upgrade has replaced.
-                    self._resolved.setdefault(user, set()).update(_resolve(patterns))
-            return self._resolved
+                self._ids_by_user = {user: some.ids() for user, some in self._executables.items()}
+            return self._ids_by_user
 
 
 def read_list(path: Path) -> ProtectedList:
@@ -161,15 +160,3 @@ def read_list(path: Path) -> ProtectedList:
 
 def _name(uid: int | None) -> str | None:
     return None if uid is None else user_name(uid)
-
-
-def _resolve(patterns: Iterable[str]) -> set[tuple[int, int]]:
-    found = set()
-    for pattern in patterns:
-        for path in glob.glob(pattern):  # noqa: PTH207 - absolute patterns, which Path.glob does not take
-            try:
-                status = Path(path).stat()
-            except OSError:
-                continue
-            found.add((status.st_dev, status.st_ino))
-    return found
