@@ -112,10 +112,8 @@ class OrderLog:
         self._number = time.time_ns()
         self._not_before = float("-inf")
         self._file: int | None = None
-        self._has_room = False
         try:
             self._file = _opened(path)
-            self._has_room = _has_room(self._file)
         except OSError as error:
             _log.warning("there is no order log, so orders wait for the journal", path=str(path), reason=error.strerror)
 
@@ -126,7 +124,7 @@ class OrderLog:
         """
         with self._lock:
             file = self._file
-            if file is None or not self._free or not self._has_room or self._clock() < self._not_before:
+            if file is None or not self._free or self._clock() < self._not_before or not _has_room(file):
                 return None
             body = _encode([_Kept.of(entry) for entry in entries])
             if _HEAD.size + len(body) > SLOT_BYTES:
@@ -155,7 +153,6 @@ class OrderLog:
             if self._file is not None:
                 # Not synced: what a crash of the machine brings back is in the journal, and left out there.
                 _forget(self._file, slot)
-                self._has_room = _has_room(self._file)
             if slot not in self._free:
                 self._free.append(slot)
 
