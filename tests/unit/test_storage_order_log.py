@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from quell import ids
+from quell.errors import StoreError
 from quell.model.action import Severity
 from quell.model.decision import CooldownStarted, Decision, Flag, FlagClass, Repetition
 from quell.model.event import Category, Event, Level
@@ -21,6 +23,7 @@ from quell.model.subject import Process, Subject
 from quell.storage import order_log
 from quell.storage.order_log import PAUSE, SLOT_BYTES, SLOTS, OrderLog
 from quell.storage.records import Entry, OutboxItem
+from quell.storage.store import Store
 
 
 @pytest.fixture
@@ -226,3 +229,40 @@ def test_where_there_is_little_room_orders_wait_for_the_journal(tmp_path: Path) 
         log.close()
     finally:
         subprocess.run(["umount", small], check=True)
+
+
+def test_an_order_that_cannot_be_journaled_is_put_aside_and_holds_up_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "quell.db"
+    good, other = order(), order()
+    impossible = order()
+    # SQLite takes it for NULL, which a row's time must not be.
+    impossible = msgspec.structs.replace(
+        impossible, event=msgspec.structs.replace(impossible.event, received=float("nan"))
+    )
+    with Store.open(path) as store:
+        for one in (good, impossible, other):
+            assert store.keep_orders([one]) is not None
+    kept = (tmp_path / "quell.db-orders").read_bytes()
+    with Store.open(path) as store:
+        assert [stored.id for stored in store.recent(10)] == [other.event.id, good.event.id]
+        assert len(store.outbox()) == 4
+        assert store.event(good.event.id) is not None
+    (aside,) = tmp_path.glob("quell.db-orders.*")
+    assert aside.read_bytes() == kept
+    with Store.open(path) as store:
+        assert len(store.recent(10)) == 2
+    assert list(tmp_path.glob("quell.db-orders.*")) == [aside]
+
+
+def test_where_the_journal_cannot_be_written_the_store_says_what_waits(tmp_path: Path) -> None:
+    path = tmp_path / "quell.db"
+    with Store.open(path) as store:
+        assert store.keep_orders([order()]) is not None
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE outcomes RENAME TO elsewhere")
+    with pytest.raises(StoreError, match=r"1 events whose orders were given before a crash are in .*quell\.db-orders"):
+        Store.open(path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE elsewhere RENAME TO outcomes")
+    with Store.open(path) as store:
+        assert len(store.recent(10)) == 1
