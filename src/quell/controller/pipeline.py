@@ -74,7 +74,8 @@ class Pipeline:
         self._order = order
         self._offers = offers
         self._prepare = prepare
-        self._ordered: list[Command] = []
+        #: Events of the batch that is being decided whose orders somebody waits for.
+        self._awaited: set[str] = set()
         self._clock = clock
         self._on_failure = on_failure
         #: Given ids, and for those not yet on disk the future that says when they are.
@@ -174,12 +175,10 @@ class Pipeline:
     def _append(self, batch: Batch, future: asyncio.Future[None], noted: Sequence[Noted] = ()) -> None:
         queued = [item for entry in batch.entries.values() for item in entry.outbox]
         given = _given(batch.events)
-        ordered, self._ordered = self._ordered, []
-        awaited = {command.event_id for command in ordered if self._prepare(command)}
-        kept: int | None = None
+        awaited, self._awaited = self._awaited, set()
+        ordering = [entry for entry in batch.entries.values() if entry.event.id in awaited] if awaited else []
         # What people do is in the audit log with it, or not done.
-        if awaited and not noted:
-            kept = self._store.keep_orders([entry for entry in batch.entries.values() if entry.event.id in awaited])
+        kept = self._store.keep_orders(ordering) if ordering and not noted else None
         if kept is not None:
             self._order([item for item in queued if item.event_id in awaited])
 
@@ -195,9 +194,12 @@ class Pipeline:
         """An event with what follows from its decision; the state learns of the decision here, and only here."""
         self.state.apply(decision)
         ordered = commands(decision, self.state, now)
+        for command in ordered:
+            # Before the rest: its target is looked at meanwhile.
+            if self._prepare(command):
+                self._awaited.add(event.id)
         raised = flags(decision, event)
         metrics.decided(event, decision, raised)
-        self._ordered += ordered
         return Entry(
             event=event,
             decision=decision,
