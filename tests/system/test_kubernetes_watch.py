@@ -390,6 +390,7 @@ def test_inside_a_cluster_the_service_account_is_used(
             standin.cut()
             standin.cluster.put("pods", pod("later", "shop"))
             watched.wait(lambda: "later" in watched.pods(), "the pod, with the new token")
+            synced(watched)
         assert {call.authorization for call in standin.calls} == {f"Bearer {TOKEN}", "Bearer rotated"}
 
 
