@@ -1,6 +1,7 @@
 """Events in: decide, write, acknowledge, and only then let the outbox go. SEMANTICS section 9.
 
-All of it but the writing runs on the event loop's thread. Decisions are applied to the state in the order in which they
+What goes to agents is let go as soon as all that it follows from is in the order log (docs/adr/0033). All of it but the
+writing of the journal runs on the event loop's thread. Decisions are applied to the state in the order in which they
 enter the store's queue, so that the state's order is the journal's.
 """
 

@@ -198,14 +198,12 @@ class Writer:
 
     def _journal_left(self) -> None:
         """What was ordered before the last process ended, and is in the order log only."""
-        if not (left := self._orders.left()):
-            return
         try:
             self.journal_orders(self._connection)
         except (sqlite3.Error, OSError, StoreError) as error:
             raise StoreError(
-                f"{len(left)} events whose orders were given before a crash are in {self._orders.path} and cannot be "
-                f"journaled: {_failure(error, self._path)}"
+                f"events whose orders were given before a crash are in {self._orders.path} and cannot be journaled: "
+                f"{_failure(error, self._path)}"
             ) from error
         self._orders.clear()
 
