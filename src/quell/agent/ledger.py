@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from quell.disk import sync_folder, write_at
 from quell.errors import StoreError
 from quell.faults import point
 from quell.model.decision import Command, Outcome
@@ -216,7 +217,7 @@ class Ledger:
         try:
             point("agent.ledger-before-write")
             try:
-                _write_all(self._file, lines, self._size)
+                write_at(self._file, lines, self._size)
                 if sync:
                     os.fdatasync(self._file)
             except OSError as error:
@@ -236,7 +237,7 @@ class Ledger:
         if self._whole - self._size >= _ROOM // 2:
             return
         try:
-            _write_all(self._file, bytes(_ROOM), self._size)
+            write_at(self._file, bytes(_ROOM), self._size)
             os.fdatasync(self._file)
             self._whole = self._size + _ROOM
         except OSError:
@@ -294,10 +295,10 @@ class Ledger:
         try:
             beside.unlink(missing_ok=True)
             file = _open_locked(beside)
-            _write_all(file, lines, 0)
+            write_at(file, lines, 0)
             os.fdatasync(file)
             beside.replace(self.path)
-            _sync_directory(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise StoreError(f"{self.path}: {error.strerror}") from error
         os.close(self._file)
@@ -354,18 +355,3 @@ def _open_locked(path: Path) -> int:
         os.close(file)
         raise StoreError(f"{path} is in use by another agent") from None
     return file
-
-
-def _write_all(file: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, at)
-        view, at = view[written:], at + written
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from quell.disk import sync_folder
 from quell.errors import LinkError
 
 _PREFIX = "ed25519:"
@@ -40,7 +41,7 @@ def load_or_create_key(path: Path) -> Ed25519PrivateKey:
         return _load(path)
     finally:
         fresh.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
     return key
 
 
@@ -60,7 +61,7 @@ def save_private(path: Path, content: bytes) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     write_private(fresh, content)
     fresh.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -101,11 +102,3 @@ def _load(path: Path) -> Ed25519PrivateKey:
     if not isinstance(key, Ed25519PrivateKey):
         raise LinkError(f"{path} holds another kind of key, expected Ed25519")
     return key
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 
 from quell.client.session import Session, problem
+from quell.disk import sync_folder
 from quell.errors import Unreachable
 from quell.storage import archive
 from quell.storage.archive import Manifest, Progress, unseen
@@ -39,11 +40,7 @@ class Backups:
                 os.link(fresh, path)  # unlike rename, it never replaces a file that has come meanwhile
         finally:
             fresh.unlink(missing_ok=True)
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_folder(path.parent)
         return manifest
 
     def _download(self, to: Path, told: Progress) -> None:

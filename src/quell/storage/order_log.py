@@ -23,6 +23,7 @@ import structlog
 from msgspec import Struct
 
 from quell import faults
+from quell.disk import sync_folder, write_at
 from quell.model.decision import Decision, Flag, Repetition
 from quell.model.event import Category, Event, Level
 from quell.model.subject import Subject
@@ -133,7 +134,7 @@ class OrderLog:
             slot = self._free[0]
             try:
                 faults.point("orders.before-write")
-                _write(file, _head(self._number, body) + body, slot * SLOT_BYTES)
+                write_at(file, _head(self._number, body) + body, slot * SLOT_BYTES)
                 faults.point("orders.after-write")
                 started = self._clock()
                 os.fdatasync(file)
@@ -193,13 +194,9 @@ def _opened(path: Path) -> int:
     try:
         size, whole = os.fstat(file).st_size, SLOTS * SLOT_BYTES
         if size < whole:
-            _write(file, bytes(whole - size), size)
+            write_at(file, bytes(whole - size), size)
             os.fsync(file)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(path.parent)
     except BaseException:
         os.close(file)
         raise
@@ -231,10 +228,3 @@ def _forget(file: int, slot: int) -> None:
         os.pwrite(file, _NOTHING, slot * SLOT_BYTES)
     except OSError as error:
         _log.error("the order log could not be written", reason=error.strerror)
-
-
-def _write(file: int, content: bytes, at: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(file, view, at)
-        view, at = view[written:], at + written

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Struct
 
+from quell.disk import sync_folder
 from quell.errors import StoreError
 from quell.ids import uuid7
 from quell.model.audit import QUELL, AuditEntry, Finding
@@ -175,23 +176,23 @@ def _check_database(path: Path, database: Path, manifest: Manifest) -> None:
 
 def _put_in_place(folder: Path, staging: Path, now: float) -> Path | None:
     """From here on an interruption leaves a folder that no controller starts on, until a restore succeeds."""
-    _sync(staging)
+    sync_folder(staging)
     mark = folder / schema.RESTORING
     mark.touch(mode=0o600)
-    _sync(folder)
+    sync_folder(folder)
     aside = None
     old = sorted({path for pattern in _OWNED for path in folder.glob(pattern)} - {folder / _LOCK})
     if old:
         aside = _aside(folder, now)
         for path in old:
             path.rename(aside / path.name)
-        _sync(aside)
+        sync_folder(aside)
     for path in sorted(staging.iterdir()):
         path.rename(folder / path.name)
     staging.rmdir()
-    _sync(folder)
+    sync_folder(folder)
     mark.unlink()
-    _sync(folder)
+    sync_folder(folder)
     return aside
 
 
@@ -212,11 +213,3 @@ def _aside(folder: Path, now: float) -> Path:
             _give_to_owner(folder, path)
             return path
     raise StoreError(f"{folder} has a thousand folders of {moment}; remove some")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
