@@ -8,39 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
+from quell.agent.file_status import FileStatus, file_status
+
 _MOST_ANSWERS = 4096
 _CHUNK = 1 << 20
 
 
-class Executable(Struct, frozen=True, kw_only=True):
+class Executable(Struct, frozen=True):
     """A file as it is executed. path may be /proc/PID/exe, which opens the very file that runs."""
 
     path: str
-    device: int
-    inode: int
-    size: int
-    #: Nanoseconds, status change: unlike the modification time it cannot be set.
-    changed: int
-    links: int
+    status: FileStatus
 
     @classmethod
     def at(cls, path: str) -> Executable:
         """Raises OSError."""
-        found = os.stat(path)  # noqa: PTH116 - once for each execution on the machine
-        return cls(
-            path=path,
-            device=found.st_dev,
-            inode=found.st_ino,
-            size=found.st_size,
-            changed=found.st_ctime_ns,
-            links=found.st_nlink,
-        )
+        return cls(path, file_status(path))
 
 
 class Contents:
@@ -48,7 +36,7 @@ class Contents:
 
     def __init__(self, known: Iterable[Path] = ()) -> None:
         self._by_size: dict[int, list[str]] = {}
-        self._digests: dict[tuple[int, int, int, int], bytes] = {}
+        self._digests: dict[FileStatus, bytes] = {}
         for path in known:
             with contextlib.suppress(OSError):
                 same_size = self._by_size.setdefault(path.stat().st_size, [])
@@ -57,7 +45,7 @@ class Contents:
 
     def original(self, file: Executable) -> str | None:
         """The known executable that this one is, or is a copy of."""
-        candidates = self._by_size.get(file.size)
+        candidates = self._by_size.get(file.status.size)
         return self._equal(file, candidates, self._digest) if candidates else None
 
     def equals_one(self, file: Executable, paths: Sequence[str]) -> bool:
@@ -71,17 +59,16 @@ class Contents:
         for path in paths:
             with contextlib.suppress(OSError):  # either may be gone by now: then they cannot be compared
                 other = Executable.at(path)
-                if other.size == file.size and self._digest(other) == digest(file):
+                if other.status.size == file.status.size and self._digest(other) == digest(file):
                     return path
         return None
 
     def _digest(self, file: Executable) -> bytes:
-        key = (file.device, file.inode, file.size, file.changed)
-        known = self._digests.get(key)
+        known = self._digests.get(file.status)
         if known is None:
             if len(self._digests) >= _MOST_ANSWERS:
                 self._digests.clear()
-            known = self._digests[key] = _read_digest(file.path)
+            known = self._digests[file.status] = _read_digest(file.path)
         return known
 
 

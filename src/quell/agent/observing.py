@@ -101,7 +101,7 @@ class Observing:
             stat,
             placement,
             exe=(execution.exe, execution.content),
-            exe_id=(execution.file.device, execution.file.inode),
+            exe_id=None if (file := execution.file) is None else (file.status.device, file.status.inode),
             cmdline=" ".join(execution.arguments),
         )
         among_machines = facts.container_id is not None and _is_among_machines(pid)

@@ -14,6 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from quell.agent.cgroup import Placement, placement
+from quell.agent.file_status import file_status
 from quell.model.subject import Process
 
 #: Clock ticks a second, the unit of starts in /proc/PID/stat (USER_HZ).
@@ -178,7 +179,7 @@ def read_execution(
     placement: Placement,
     *,
     exe: tuple[str, str | None],
-    exe_id: tuple[int, int],
+    exe_id: tuple[int, int] | None,
     cmdline: str,
 ) -> Facts:
     """As read_process, at half of its cost, for a process of which all this was just read.
@@ -322,10 +323,10 @@ def _exe(directory: int, base: str) -> tuple[bytes | None, tuple[int, int] | Non
     except OSError:
         return None, None  # a kernel thread, one that ended, or not ours to see
     try:
-        status = os.stat(f"{base}exe", dir_fd=directory)
+        status = file_status(f"{base}exe", directory)
     except OSError:
         return link, None
-    return link, (status.st_dev, status.st_ino)
+    return link, (status.device, status.inode)
 
 
 def _inode(path: str, directory: int | None) -> int | None:

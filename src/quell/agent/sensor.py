@@ -144,12 +144,16 @@ def _epoch(stamp: float) -> float:
 def _execution(pid: int, name: str) -> Execution:
     exe, content = _exe(pid)
     arguments = proc.read_arguments(pid)
+    try:
+        file = Executable.at(f"/proc/{pid}/exe")
+    except PermissionError:
+        file = None
     return Execution(
         exe=exe,
         name=name,
         arguments=tuple(argument.decode(errors="backslashreplace") for argument in arguments),
         content=content,
-        file=Executable.at(f"/proc/{pid}/exe"),
+        file=file,
     )
 
 

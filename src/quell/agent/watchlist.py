@@ -75,7 +75,8 @@ class Execution(Struct, frozen=True, kw_only=True):
     arguments: tuple[str, ...]
     #: memfd, deleted or None: an ordinary file.
     content: str | None
-    file: Executable
+    #: None: its file system tells this agent nothing of it, as FUSE does with users other than its own.
+    file: Executable | None
 
 
 class Circumstances(Struct, frozen=True, kw_only=True):
@@ -131,7 +132,7 @@ class WatchList:
     def find(self, execution: Execution) -> list[Hit]:
         """Every entry that the execution meets, in the file's order, exceptions not yet looked at."""
         names = _names_of(execution)
-        original = self._contents.original(execution.file)
+        original = None if execution.file is None else self._contents.original(execution.file)
         hits = []
         for compiled in self._compiled:
             why = compiled.meets(execution, names)
@@ -153,7 +154,9 @@ class WatchList:
             parent = circumstances.parent_exe if "/" in allow.parent else circumstances.parent_name
             if parent is None or not fnmatch.fnmatchcase(parent, allow.parent):
                 return False
-        return not allow.same_as or self._contents.equals_one(execution.file, allow.same_as)
+        if not allow.same_as:
+            return True
+        return execution.file is not None and self._contents.equals_one(execution.file, allow.same_as)
 
 
 class _Compiled:
