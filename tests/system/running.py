@@ -165,15 +165,15 @@ class Receiver:
 class Victim:
     """A process of the test's own, and the event that asks for its end."""
 
-    def __init__(self, identifier: str) -> None:
+    def __init__(self, identifier: str, *command: str) -> None:
         self.id = identifier
-        self.process = subprocess.Popen(["sleep", "600"])
+        self.process = subprocess.Popen(command or ("sleep", "600"))
         ticks = int(Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[19])
         self._facts = {
             "pid": self.process.pid,
             "start_ticks": ticks,
             "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-            "name": "sleep",
+            "name": Path(f"/proc/{self.process.pid}/comm").read_text().strip(),
         }
 
     def event(self) -> bytes:

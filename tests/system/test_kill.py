@@ -229,6 +229,29 @@ def test_a_ledger_that_cannot_be_written_strikes_nothing(executor: Executor, vic
     assert victim.is_alive
 
 
+def test_a_target_is_proved_at_once_where_nobody_has_to_be_waited_for(
+    executor: Executor, victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = victim.facts()
+    order = command(facts)
+    assert not executor.prepare(order, wait=False), "which files are protected is not looked up yet"
+    assert executor.strike(order) is None
+    executor.prepare(command(facts))
+    named = msgspec.structs.replace(facts, user="root")
+    assert not executor.prepare(command(named), wait=False), "a container's file system may have to tell who that is"
+    with monkeypatch.context() as patch:
+        patch.setattr(LinuxKernel, "facts_at_once", False)
+        assert not executor.prepare(order, wait=False)
+    assert executor.strike(order) is None
+    assert victim.is_alive
+    assert executor.prepare(order, wait=False)
+    handle = executor.strike(order)
+    assert handle is not None
+    assert executor.kernel.wait_ended(handle, 5)
+    assert executor.execute(order).status is DONE
+    assert executor.prepare(order, wait=False), "there is nothing to do"
+
+
 def test_a_repeated_order_strikes_once(executor: Executor, victim: Victim) -> None:
     order = command(victim.facts())
     executor.prepare(order)

@@ -140,17 +140,21 @@ class Executor:
                 del self._running[command.id]
             mine.over.set()
 
-    def prepare(self, command: Command) -> None:
+    def prepare(self, command: Command, *, wait: bool = True) -> bool:
         """Look at the target of a command that may follow, and do nothing: executing it then finds that done.
 
         If it is ordered meanwhile, it is struck here. Whatever speaks against it is found again, and told, by execute.
+        wait: False for a thread that has others to serve. Where there may be something to wait for nothing is done then, and
+        it is False.
         """
         target = command.target
         if not isinstance(target, ProcessTarget) or not isinstance(command.action, KillProcess):
-            return
+            return True
+        if not wait and not self._is_proved_at_once(target):
+            return False
         with self._lock:
             if command.id in self._running or self.ledger.is_known(command.id):
-                return
+                return True
             mine = self._running[command.id] = _Turn(is_preparing=True)
         prepared, struck = None, None
         try:
@@ -162,23 +166,26 @@ class Executor:
                 struck = self._strike(command, prepared, wait=True)
         finally:
             self._end_turn(command, mine, prepared, struck)
+        return True
 
-    def strike(self, command: Command) -> None:
+    def strike(self, command: Command) -> int | None:
         """Give its signal to a target that is proved ahead, or have whoever is proving it do so; `execute`, which must
         follow, finds that done and sees to the rest.
+
+        The target's handle if it has its signal now; execute closes it, and has nothing to wait for once it has ended.
 
         It waits for nothing, so that a thread may call it which has others to serve. Where there is something to wait for,
         or that speaks against it, it does nothing: execute finds and tells it.
         """
         if not self._may_strike(command):
-            return
+            return None
         with self._lock:
             running = self._running.get(command.id)
             if running is not None:
                 running.is_ordered |= running.is_preparing
-                return
+                return None
             if command.id in self._struck or self.ledger.is_known(command.id):
-                return
+                return None
             # The same order, come before, may be about to be executed by another thread.
             mine = self._running[command.id] = _Turn()
         taken, struck = None, None
@@ -188,6 +195,11 @@ class Executor:
                 struck = self._strike(command, taken, wait=False)
         finally:
             self._end_turn(command, mine, taken, struck)
+        return None if struck is None or struck.error is not None else struck.process
+
+    def _is_proved_at_once(self, target: ProcessTarget) -> bool:
+        """The names of users may be in a file that a container's own file system has to tell of."""
+        return target.process.user is None and self.kernel.facts_at_once and self.protected.is_at_hand()
 
     def _may_strike(self, command: Command) -> bool:
         return command.evidence is None and command.expires > self._clock() and not self._paused()

@@ -82,6 +82,10 @@ class Kernel(Protocol):
     def cgroups(self) -> Cgroups | None:
         """None: none can be used."""
 
+    @property
+    def facts_at_once(self) -> bool:
+        """Whether facts waits for nobody, whatever a process executes and whoever serves that."""
+
     def capabilities(self) -> Capabilities: ...
 
     def hurrying(self) -> AbstractContextManager[None]:

@@ -25,6 +25,8 @@ from quell.errors import SettingError
 _DEFAULTS = Path(__file__).with_name("data") / "protected.toml"
 #: Seconds after which executables are looked up again: an upgrade gives them new inodes.
 _LOOK_AGAIN = 10.0
+#: Seconds before that from which on the next check may come too late not to.
+_MARGIN = 0.5
 #: Slices whose owners may start units of any name, so that a name there proves nothing.
 _FOREIGN_SLICES = ("user.slice", "machine.slice", "kubepods.slice", "kubepods")
 _UNIT = re.compile(r"[\w@.\\:-]+\.(service|scope|slice|socket|mount)", re.ASCII)
@@ -56,8 +58,8 @@ class Protected:
                 paths.setdefault(user, []).extend(some)
         self._lock = threading.Lock()
         self._executables = {user: Executables(some) for user, some in paths.items()}
-        self._ids_by_user: dict[str, set[tuple[int, int]]] = {}
-        self._looked = float("-inf")
+        #: The files they are, by user, and when that was looked up (monotonic seconds).
+        self._found: tuple[dict[str, set[tuple[int, int]]], float] = {}, float("-inf")
         self._own: set[tuple[int, int]] = set()
         #: Sentences for people about a list that protects less than it should.
         self.warnings: tuple[str, ...] = ()
@@ -98,7 +100,7 @@ class Protected:
             elif entry.startswith("/"):
                 with self._lock:
                     self._executables.setdefault("*", Executables(())).add(entry)
-                    self._looked = float("-inf")
+                    self._found = {}, float("-inf")
             elif _UNIT.fullmatch(entry):
                 self._units.add(entry)
             else:
@@ -139,13 +141,21 @@ class Protected:
                 return ""
         return ""
 
+    def is_at_hand(self) -> bool:
+        """Whether check, asked now, need not look up again which files are protected, which may have to be waited for."""
+        return time.monotonic() - self._found[1] < _LOOK_AGAIN - _MARGIN
+
     def _ids(self) -> dict[str, set[tuple[int, int]]]:
+        ids, looked = self._found
+        if time.monotonic() - looked <= _LOOK_AGAIN:
+            return ids
         with self._lock:
+            ids, looked = self._found
             now = time.monotonic()
-            if now - self._looked > _LOOK_AGAIN:
-                self._looked = now
-                self._ids_by_user = {user: some.ids() for user, some in self._executables.items()}
-            return self._ids_by_user
+            if now - looked > _LOOK_AGAIN:
+                ids = {user: some.ids() for user, some in self._executables.items()}
+                self._found = ids, now
+            return ids
 
 
 def read_list(path: Path) -> ProtectedList:

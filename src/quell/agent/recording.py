@@ -55,6 +55,7 @@ class RecordingKernel:
 
     #: They are made and killed as a whole; here each process is written down by itself.
     cgroups = None
+    facts_at_once = False
 
     def __init__(
         self,

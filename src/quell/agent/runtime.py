@@ -84,6 +84,8 @@ _PRESSURE = (90.0, 600.0)
 #: What is isolated is looked at this often, or as seldom as keeps it below a hundredth of the time; the controller is
 #: told of it this often at least.
 _WATCH, _WATCH_SHARE, _TELL = 0.5, 100.0, 60.0
+#: Seconds for which nobody but the loop waits for the end of a process that has its signal.
+_ENDING_SECONDS = 0.1
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 
 _T = TypeVar("_T")
@@ -215,6 +217,8 @@ class Agent:
         self._watch_timer: asyncio.TimerHandle | None = None
         #: By its id, a command that was begun and waits for its end.
         self._waiting: dict[str, asyncio.TimerHandle] = {}
+        #: By the id of its command, a process that has its signal: its pidfd, and when it is no longer waited for here.
+        self._ending: dict[str, tuple[int, asyncio.TimerHandle]] = {}
         self._told = 0.0
         #: By key: how often somebody tampered with it since the controller was told, and when that was (monotonic).
         self._tampered: dict[str, int] = {}
@@ -257,6 +261,9 @@ class Agent:
         self._observing.stop()
         if self._census is not None:
             self._census.stop()
+        for process, late in self._ending.values():
+            late.cancel()
+            self._loop.remove_reader(process)
         for timer in (self._lease_timer, self._watch_timer, self._memory_timer, *self._waiting.values()):
             if timer is not None:
                 timer.cancel()
@@ -375,15 +382,33 @@ class Agent:
             self._announced[envelope] = command
             while len(self._announced) > _MOST_ANNOUNCED:
                 self._announced.popitem(last=False)
-            self._hands.submit(self._executor.prepare, command)
+            if not self._executor.prepare(command, wait=False):
+                self._hands.submit(self._executor.prepare, command)
 
     def _order(self, envelope: bytes) -> None:
         # The very bytes that were verified need not be again; whether it has expired, the executor looks at in any case.
         command = self._announced.pop(envelope, None) or self._verified(envelope)
-        if command is not None:
-            # Another thread would have to be woken first.
-            self._executor.strike(command)
+        if command is None or command.id in self._ending:
+            return
+        # Another thread would have to be woken first.
+        struck = self._executor.strike(command)
+        if struck is None:
             self._hands.submit(self._carry_out, command)
+            return
+        # Until the process has ended a thread could only wait for that, and would be in its way.
+        late = self._loop.call_later(_ENDING_SECONDS, self._ended, command)
+        self._ending[command.id] = struck, late
+        self._loop.add_reader(struck, self._ended, command)
+
+    def _ended(self, command: Command) -> None:
+        """The process of a kill has ended, or takes its time to."""
+        ending = self._ending.pop(command.id, None)
+        if ending is None:
+            return
+        process, late = ending
+        late.cancel()
+        self._loop.remove_reader(process)
+        self._hands.submit(self._carry_out, command)
 
     def _rehearse(self, envelope: bytes) -> None:
         command = self._verified(envelope, rehearsal=True)

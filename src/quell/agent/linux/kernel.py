@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 import select
 import signal
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 from quell.agent import proc, users
+from quell.agent.file_status import ASKS_NOBODY
 from quell.agent.kernel import Capabilities, Cgroups, Isolation, Look
 from quell.agent.linux import capabilities, cgroups, namespace
 from quell.agent.proc import Facts, Stat
 from quell.agent.users import Users
+from quell.urgency import hurrying
 
 #: linux/pidfd.h: the process group whose leader the handle names. Linux 6.9.
 _PROCESS_GROUP = 1 << 2
@@ -30,6 +31,7 @@ class LinuxKernel:
     """quell.agent.kernel.Kernel by system calls; handles are file descriptors."""
 
     cgroups: Cgroups = cgroups
+    facts_at_once = ASKS_NOBODY
 
     def __init__(self, given: Users | None = None) -> None:
         """given: the names of users that this agent's sensor tells."""
@@ -38,20 +40,8 @@ class LinuxKernel:
     def capabilities(self) -> Capabilities:
         return capabilities.probe()
 
-    @contextlib.contextmanager
-    def hurrying(self) -> Iterator[None]:
-        # Each of these is of the calling thread alone. A high priority among ordinary threads would not do: with
-        # autogroups (sched(7)) it counts only against those of the same session.
-        policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-        try:
-            os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-        except OSError:
-            yield  # not its right, or its control group has no share of real time
-            return
-        try:
-            yield
-        finally:
-            os.sched_setscheduler(0, policy, parameters)
+    def hurrying(self) -> AbstractContextManager[None]:
+        return hurrying()
 
     def open_process(self, pid: int) -> int | None:
         try:
