@@ -270,24 +270,20 @@ def test_a_thread_that_hurries_goes_on_as_before() -> None:
     assert os.sched_getscheduler(0) == before
 
 
-def test_only_a_kept_handle_of_the_pid_is_adopted(machine: Machine) -> None:
-    kernel, pid, _ = machine
-    reader, writer = os.pipe()
-    try:
-        assert kernel.adopt_process(reader, pid) is None
-    finally:
-        os.close(reader)
-        os.close(writer)
-    assert kernel.adopt_process(reader, pid) is None
-    if pid != 77:
-        kept = os.pidfd_open(pid)
-        handle = kernel.adopt_process(kept, pid)
-        assert handle is not None
-        assert handle != kept
-        assert kernel.adopt_process(kept, os.getpid()) is None
-        os.close(kept)
-        assert not kernel.wait_ended(handle, 0)
-        kernel.close(handle)
+def test_a_kept_handle_is_adopted_until_its_process_has_ended() -> None:
+    kernel = LinuxKernel()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        kept = os.pidfd_open(process.pid)
+        assert kernel.adopt_process(kept, process.pid) == kept
+        assert not kernel.wait_ended(kept, 0)
+        other = os.dup(kept)
+        process.kill()
+        assert kernel.wait_ended(kept, 5)
+        for handle in (kept, other):
+            assert kernel.adopt_process(handle, process.pid) is None, "it waits to be reaped, and then is reaped"
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(handle)
+            process.wait()
 
 
 def test_a_namespace_is_found_by_process_and_by_inode(machine: Machine) -> None:

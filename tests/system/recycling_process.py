@@ -68,7 +68,9 @@ class Victim:
 def main(folder: Path, attempts: int) -> None:
     kept: dict[int, int] = {}
     ledger = Ledger(folder / "ledger")
-    executor = Executor(LinuxKernel(), ledger, Protected.load(), kept=kept.get)
+    executor = Executor(
+        LinuxKernel(), ledger, Protected.load(), kept=lambda pid: os.dup(kept[pid]) if pid in kept else None
+    )
     told: Counter[str] = Counter()
     wrong = []
     pool = [Victim() for _ in range(_POOL)]

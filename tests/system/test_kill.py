@@ -497,9 +497,11 @@ def test_a_process_as_young_as_the_event_needs_a_kept_handle(tmp_path: Path, vic
         outcome = strict.execute(command(facts, seen=facts.start_time + 0.5 / HZ))
         assert (outcome.status, outcome.reason) == (REFUSED, Reason.IDENTITY)
         assert "clock tick" in outcome.explanation
-        sensing = Executor(LinuxKernel(), ledger, Protected.load(), kept={victim.pid: kept}.get)
+        sensing = Executor(LinuxKernel(), ledger, Protected.load(), kept=lambda _pid: os.dup(kept))
+        opened = len(list(Path("/proc/self/fd").iterdir()))
         assert sensing.execute(command(facts, seen=facts.start_time + 0.5 / HZ)).status is DONE
         os.fstat(kept)  # it stays the sensor's
+        assert len(list(Path("/proc/self/fd").iterdir())) == opened
     finally:
         os.close(kept)
         ledger.close()

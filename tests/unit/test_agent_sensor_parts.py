@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -53,6 +54,36 @@ def test_handles_are_bounded_and_the_oldest_go_first() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     handles.close()
     assert before - len(list(Path("/proc/self/fd").iterdir())) == 3
+
+
+def test_a_handle_is_not_closed_while_it_is_duplicated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its number would be another file's by then, and that file what a kill is proved on."""
+    handles, duplicating, duplicate = Pidfds(most=1), threading.Event(), os.dup
+    assert handles.duplicate(1) is None
+    handles.hold(1, os.pidfd_open(1))
+
+    def slow(number: int) -> int:
+        duplicating.set()
+        closing.join(0.3)
+        return duplicate(number)
+
+    def close() -> None:
+        assert duplicating.wait(20)
+        handles.hold(2, os.pidfd_open(os.getpid()))
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+
+    monkeypatch.setattr(os, "dup", slow)
+    taken: list[int] = []
+    closing = threading.Thread(target=close)
+    closing.start()
+    mine = handles.duplicate(1)
+    closing.join(20)
+    assert mine is not None
+    assert os.readlink(f"/proc/self/fd/{mine}") != "/dev/null"  # noqa: PTH115 - no path
+    assert handles.kept(1) is None
+    for number in (mine, *taken):
+        os.close(number)
+    handles.close()
 
 
 def test_a_notice_is_said_at_once_and_then_kept_for_a_minute() -> None:

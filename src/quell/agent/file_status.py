@@ -17,7 +17,7 @@ _DONT_SYNC = 0x4000
 _BASIC = 0x07FF
 #: Of struct statx: inode; size; seconds and nanoseconds of the last change; major and minor number of the device.
 _FIELDS = struct.Struct("=32xQQ48xqI28xII")
-_BYTES = 256
+_Statx = ctypes.c_char * 256
 
 
 class FileStatus(NamedTuple):
@@ -36,7 +36,7 @@ def file_status(path: str, directory: int | None = None) -> FileStatus:
     if _statx is None:
         found = os.stat(path, dir_fd=directory)
         return FileStatus(found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns)
-    told = ctypes.create_string_buffer(_BYTES)
+    told = _Statx()
     if _statx(_AT_FDCWD if directory is None else directory, os.fsencode(path), _DONT_SYNC, _BASIC, told):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
@@ -51,7 +51,7 @@ def _found() -> ctypes._NamedFuncPointer | None:
         return None
     statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
     # A kernel may not have it, or a filter of system calls may keep it from this process.
-    return None if statx(_AT_FDCWD, b"/", _DONT_SYNC, _BASIC, ctypes.create_string_buffer(_BYTES)) else statx
+    return None if statx(_AT_FDCWD, b"/", _DONT_SYNC, _BASIC, _Statx()) else statx
 
 
 _statx = _found()

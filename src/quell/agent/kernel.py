@@ -95,7 +95,9 @@ class Kernel(Protocol):
         """A handle of the process that has this pid now; None if there is none."""
 
     def adopt_process(self, kept: int, pid: int) -> int | None:
-        """A handle of its own for a pidfd that the sensor keeps; None if that is not one of this pid (any more)."""
+        """The handle for a pidfd that the sensor has had since it saw this pid begin, which is taken over and closed with
+        it; None, and it is closed now: that process has ended, and the pid may be another's.
+        """
 
     def facts(self, pid: int) -> Facts | None:
         """What is known of the process that has this pid now, but for the costly ones: quell.agent.proc.read_process."""

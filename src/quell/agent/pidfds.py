@@ -10,6 +10,7 @@ import contextlib
 import os
 import resource
 import select
+import threading
 from collections import OrderedDict
 
 _MOST = 2048
@@ -20,7 +21,7 @@ _SPARE = 256
 
 
 class Pidfds:
-    """The most recent executions. kept() is for any thread, the rest for the sensor's."""
+    """The most recent executions. kept() and duplicate() are for any thread, the rest for the sensor's."""
 
     def __init__(self, most: int = _MOST) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -32,20 +33,31 @@ class Pidfds:
         #: The same the other way round.
         self._pids: dict[int, int] = {}
         self._epoll = select.epoll()
+        #: No handle is closed while it is duplicated: its number may be another file's a moment later.
+        self._closing = threading.Lock()
 
     def hold(self, pid: int, pidfd: int) -> None:
         """Takes over the handle."""
         if pid in self._held:
-            self._close(self._held.pop(pid))
+            self._close(pid)
         elif len(self._held) >= self._most:
-            self._close(self._held.popitem(last=False)[1])
+            self._close(next(iter(self._held)))
         self._held[pid] = pidfd
         self._pids[pidfd] = pid
         self._epoll.register(pidfd, select.EPOLLIN)
 
     def kept(self, pid: int) -> int | None:
-        """The pidfd of a process seen to start here. It stays this object's: duplicate it and look whose it is."""
+        """The pidfd of a process seen to start here. It stays this object's."""
         return self._held.get(pid)
+
+    def duplicate(self, pid: int) -> int | None:
+        """As kept, the caller's own; None as well where there are no descriptors left."""
+        with self._closing:
+            pidfd = self._held.get(pid)
+            try:
+                return None if pidfd is None else os.dup(pidfd)
+            except OSError:
+                return None
 
     def sweep(self) -> list[int]:
         """Close the handles of processes that have ended; which these are."""
@@ -53,7 +65,7 @@ class Pidfds:
         while ended := self._epoll.poll(0, _AT_ONCE):
             for pidfd, _ in ended:
                 pid = self._pids[pidfd]
-                self._close(self._held.pop(pid))
+                self._close(pid)
                 pids.append(pid)
         return pids
 
@@ -62,10 +74,12 @@ class Pidfds:
 
     def close(self) -> None:
         while self._held:
-            self._close(self._held.popitem()[1])
+            self._close(next(iter(self._held)))
         self._epoll.close()
 
-    def _close(self, pidfd: int) -> None:
-        del self._pids[pidfd]
-        self._epoll.unregister(pidfd)
-        os.close(pidfd)
+    def _close(self, pid: int) -> None:
+        with self._closing:
+            pidfd = self._held.pop(pid)
+            del self._pids[pidfd]
+            self._epoll.unregister(pidfd)
+            os.close(pidfd)

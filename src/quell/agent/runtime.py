@@ -182,7 +182,7 @@ class Agent:
         self._state = options.state
         self._ledger = ledger
         self._protected = protected
-        self._pause_file = options.state / "pause"
+        self._pause_file = str(options.state / "pause")
         self._paused_by_controller = False
         machine_id = proc.machine_id()
         machine = Subject(node=identity.node, machine_id=machine_id or None)
@@ -195,7 +195,7 @@ class Agent:
         self._sensor, limits = self._sense(watch_list, subjects)
         self._census, unseen = self._count(options)
         self._kernel = kernel
-        self._kept = self._sensor.kept if self._sensor else lambda _pid: None
+        self._kept = self._sensor.duplicate if self._sensor else lambda _pid: None
         capabilities = kernel.capabilities()
         self._hello = _hello(identity, machine_id, capabilities, limits + unseen)
         self._executor = Executor(

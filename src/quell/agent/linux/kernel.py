@@ -21,8 +21,6 @@ from quell.urgency import hurrying
 _PROCESS_GROUP = 1 << 2
 #: linux/nsfs.h: the namespace around a pid or user namespace.
 _GET_PARENT = 0xB702
-#: More than the kernel says of a pidfd.
-_FDINFO_BYTES = 4096
 #: Looks at lists of what may make more of its kind meanwhile: processes, threads.
 _LOOKS = 10
 
@@ -54,15 +52,10 @@ class LinuxKernel:
                 raise
             return None
 
-    def adopt_process(self, kept: int, pid: int) -> int | None:
-        try:
-            mine = os.dup(kept)
-        except OSError:
-            return None
-        # The sensor may have closed it a moment ago, and the number may be another file's by now.
-        if _pid_of(mine) == pid:
-            return mine
-        os.close(mine)
+    def adopt_process(self, kept: int, pid: int) -> int | None:  # noqa: ARG002 - a kernel that only records asks for it
+        if not self.wait_ended(kept, 0):
+            return kept
+        os.close(kept)
         return None
 
     def facts(self, pid: int) -> Facts | None:
@@ -217,19 +210,3 @@ def _threads(pid: int) -> list[str]:
         return os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - names are all that is needed
     except FileNotFoundError:
         raise ProcessLookupError(errno.ESRCH, "no such process") from None
-
-
-def _pid_of(pidfd: int) -> int | None:
-    """The pid a pidfd stands for, of proc_pid_fdinfo(5); None: it is none, or its process is gone."""
-    try:
-        file = os.open(f"/proc/self/fdinfo/{pidfd}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(file, _FDINFO_BYTES)
-        finally:
-            os.close(file)
-    except OSError:
-        return None
-    for line in text.splitlines():
-        if line.startswith(b"Pid:"):
-            return int(line[4:])
-    return None
