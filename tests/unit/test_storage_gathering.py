@@ -108,6 +108,34 @@ def test_what_comes_after_is_written_after(store: Store, turn: Turn) -> None:
     assert 3 in told.of
 
 
+def test_what_may_wait_a_moment_waits_for_nothing_else(tmp_path: Path, turn: Turn) -> None:
+    told, made, moment = Told(), entries(6), Turn()
+    with Store.open(tmp_path / "other.db", soon=turn.append, later=moment.append) as store:
+        store.append_batch(Batch.of(made[:1]), told.by(0), later=True)
+        assert (len(turn), len(moment)) == (0, 1)
+        run(moment)
+        told.wait(1)
+        # What comes in the meantime takes it along, before itself.
+        store.append_batch(Batch.of(made[1:2]), told.by(1), later=True)
+        store.append(made[2:3], told.by(2))
+        assert (len(turn), len(moment)) == (1, 1)
+        run(turn)
+        told.wait(3)
+        run(moment)
+        store.append_batch(Batch.of(made[3:4]), told.by(3), later=True)
+        seen = store.submit(lambda connection: connection.execute("SELECT sum(events) FROM journal").fetchone()[0])
+        assert seen.result(20) == 4
+        store.append(made[4:5], told.by(4))
+        store.append_batch(Batch.of(made[5:6]), told.by(5), later=True)
+        assert (len(turn), len(moment)) == (1, 2)
+        run(turn)
+        told.wait(6)
+        assert set(told.of.values()) == {None}
+        assert [stored.id for stored in store.recent(20)][::-1] == ids(made)
+        store.append_batch(Batch.of(entries(7)[6:]), told.by(6), later=True)
+    assert told.of[6] is None
+
+
 def test_what_is_held_counts_for_the_queue(store: Store) -> None:
     told = Told()
     store.append(entries(MOST_GATHERED - 1), told.by(0))

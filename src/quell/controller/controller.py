@@ -75,6 +75,8 @@ from quell.storage.store import Store
 _TICK = 1.0
 #: Bytes of state changes after which a snapshot is taken.
 _REPLAY_BYTES = 4 << 20
+#: Seconds for which the journal leaves the machine's processors to whoever carries out an order.
+_LATER = 0.001
 
 #: What an agent's hello says beside who it is.
 _SAID = ("version", "boot_id", "boot_time", "capabilities", "limits", "host_netns")
@@ -228,6 +230,7 @@ class Controller:
             queue_bytes=settings.ingest.queue_bytes,
             call=loop.call_soon_threadsafe,
             soon=loop.call_soon,
+            later=lambda write: loop.call_later(_LATER, write),
             key=signing_key(folder),
         )
         return cls(folder, settings, store, origins, credentials)

@@ -199,7 +199,8 @@ class Pipeline:
                 self._store.orders_journaled(kept)
             self._written(future, queued, given, error, ordered=() if kept is None else awaited)
 
-        self._store.append_batch(batch, done, noted)
+        # Whoever carries out the order needs the processors first; the log has it.
+        self._store.append_batch(batch, done, noted, later=kept is not None)
 
     def _entry(self, event: Event, decision: Decision, now: float, *, hurry: bool = True) -> Entry:
         """An event with what follows from its decision; the state learns of the decision here, and only here.

@@ -24,10 +24,18 @@ MOST_GATHERED = 32
 class Gathering:
     """Safe from any thread. What it holds goes to the writer before anything else may: hand_over() first."""
 
-    def __init__(self, writer: Writer, soon: Callable[[Callable[[], None]], object] | None) -> None:
-        """soon: calls in a later turn of the thread that appends, such as `loop.call_soon`; None: nothing is held."""
+    def __init__(
+        self,
+        writer: Writer,
+        soon: Callable[[Callable[[], None]], object] | None,
+        later: Callable[[Callable[[], None]], object] | None = None,
+    ) -> None:
+        """soon: calls in a later turn of the thread that appends, such as `loop.call_soon`; None: nothing is held. later: as
+        soon, but after a moment for other programs; None: soon.
+        """
         self._writer = writer
         self._soon = soon
+        self._later = later or soon
         self._packer = Packer(writer.first_answer)
         self._lock = threading.RLock()
         self._batches: list[Batch] = []
@@ -42,8 +50,10 @@ class Gathering:
         held = self._events
         self._writer.check(events, size + ENTRY_BYTES * events, held, self._bytes + ENTRY_BYTES * held)
 
-    def append(self, batch: Batch, done: Done, noted: Sequence[Noted]) -> None:
-        """QueueFull, StoreError (closed)."""
+    def append(self, batch: Batch, done: Done, noted: Sequence[Noted], *, later: bool = False) -> None:
+        """later: unless something else comes, it is of no use to anybody that it is written at once. QueueFull, StoreError
+        (closed).
+        """
         events, size = len(batch.events), sum(batch.sizes)
         with self._lock:
             self.check(events, size)
@@ -54,8 +64,10 @@ class Gathering:
             self._noted += noted
             self._events += events
             self._bytes += size
-            if self._soon is None or self._events >= MOST_GATHERED:
+            if self._soon is None or self._later is None or self._events >= MOST_GATHERED:
                 self._hand_over()
+            elif later:
+                self._later(self.hand_over)
             elif not self._called:
                 self._called = True
                 self._soon(self._turned)

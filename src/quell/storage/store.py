@@ -70,6 +70,7 @@ class Store:
         queue_entries: int = 100_000,
         call: Callable[[Callable[[], None]], object] | None = None,
         soon: Callable[[Callable[[], None]], object] | None = None,
+        later: Callable[[Callable[[], None]], object] | None = None,
         clock: Callable[[], float] = time.time,
         key: Ed25519PrivateKey | None = None,
         successor_of: Ed25519PublicKey | None = None,
@@ -78,7 +79,8 @@ class Store:
 
         call: runs the `done` callbacks of a commit, all in one call, such as `loop.call_soon_threadsafe`; without it
         they run in the writing thread. soon: calls in a later turn of the thread that appends, such as `loop.call_soon`:
-        what is appended until then is written as one; without it each append goes to the writer at once. clock: what
+        what is appended until then is written as one; without it each append goes to the writer at once. later: as soon, for
+        what append_batch says so of, after a moment in which other programs of the machine have its processors. clock: what
         retention measures age by, in epoch seconds. key: signs where the audit log ends; None: nobody does. successor_of:
         the key whose signature is good so far, where `key` takes its place. Raises StoreError if another process has the
         store, if it is from a newer version, or cannot be read.
@@ -117,7 +119,7 @@ class Store:
             if isinstance(error, sqlite3.Error):
                 raise StoreError(f"cannot open {path}: {error}") from error
             raise
-        return cls(path, lock, Readers(path), writer, Gathering(writer, soon), orders)
+        return cls(path, lock, Readers(path), writer, Gathering(writer, soon, later), orders)
 
     def close(self) -> None:
         """Writes what is queued, then lets go of the file. Safe to call twice."""
@@ -146,13 +148,14 @@ class Store:
         """As `append_batch`, of events that each have a decision of their own."""
         self.append_batch(Batch.of(entries), done, noted)
 
-    def append_batch(self, batch: Batch, done: Done, noted: Sequence[Noted] = ()) -> None:
+    def append_batch(self, batch: Batch, done: Done, noted: Sequence[Noted] = (), *, later: bool = False) -> None:
         """Writes events with decisions, outbox and flags: all of the batch or none. noted: for the audit log.
 
         Returns at once. done(None) is called after the commit, done(StoreFull) or done(StoreError) if nothing of it was
-        kept. An id the journal already has is left out: its first decision stands. Raises QueueFull, StoreError (closed).
+        kept. An id the journal already has is left out: its first decision stands. later: it may wait a moment, unless
+        something else is to be written. Raises QueueFull, StoreError (closed).
         """
-        self._gathering.append(batch, done, noted)
+        self._gathering.append(batch, done, noted, later=later)
 
     def keep_orders(self, entries: Sequence[Entry]) -> int | None:
         """Where these are on disk now, so that their orders may go before the commit; blocks for one sync.
