@@ -38,7 +38,8 @@ spec:
 def quell(tmp_path: Path) -> Iterator[Quell]:
     quell = Quell(tmp_path)
     try:
-        quell.start_controller()
+        # A busy machine takes longer than a kill would wait by default.
+        quell.start_controller(settings={"QUELL_SAFETY_EVIDENCE_WAIT": "10s"})
         quell.ask("POST", "/v1/documents", content=RULE)
         yield quell
     finally:

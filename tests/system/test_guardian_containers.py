@@ -104,7 +104,8 @@ def test_a_deviant_process_in_a_container_is_killed_and_the_expected_one_stays(
 def test_audit_does_nothing_and_a_restart_of_the_controller_keeps_counts(quell: Guarded, containers: Podman) -> None:
     quell.apply(policy("audit"))
     containers.run("web")
-    running = [execute(containers, "web", "sh", "-c", "while :; do sleep 1; done") for _ in range(3)]
+    # One child each while nobody kills it: what is being made has its name for a moment, and may be seen then.
+    running = [execute(containers, "web", "sh", "-c", "while :; do sleep 600; done") for _ in range(3)]
     try:
         wait_for(lambda: quell.count("sh") == 3, SECONDS, "three deviations")
         assert all(process.poll() is None for process in running)
@@ -118,7 +119,7 @@ def test_audit_does_nothing_and_a_restart_of_the_controller_keeps_counts(quell: 
         quell.start_controller()
         wait_for(quell.linked, what="the agent's link")
         # What still runs is told of again, and counted once.
-        more = execute(containers, "web", "sh", "-c", "while :; do sleep 1; done")
+        more = execute(containers, "web", "sh", "-c", "while :; do sleep 600; done")
         running.append(more)
         wait_for(lambda: quell.count("sh") == 4, SECONDS, "the fourth")
         quell.apply(policy("enforce"))
