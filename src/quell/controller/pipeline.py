@@ -34,12 +34,9 @@ from quell.response.flags import flags, repeated
 from quell.response.state import State
 from quell.storage.records import Batch, Entry, Noted, OutboxItem
 from quell.storage.store import Store
-from quell.urgency import Urgency
 
 #: Given ids remembered so that a repetition seldom needs a look into the database.
 _RECENT_IDS = 65_536
-#: Events at once whose orders are hurried: many take too long to keep other threads waiting.
-_FEW = 32
 
 _log = structlog.get_logger(__name__)
 
@@ -80,7 +77,6 @@ class Pipeline:
         self._prepare = prepare
         #: Events of the batch that is being decided whose orders somebody waits for.
         self._awaited: set[str] = set()
-        self._urgency = Urgency()
         self._clock = clock
         self._on_failure = on_failure
         #: Given ids, and for those not yet on disk the future that says when they are.
@@ -105,15 +101,12 @@ class Pipeline:
         fresh, awaited = self._fresh(events, future)
         if len(fresh) < len(events):
             sizes, text = list(map(len, map(_raw, fresh))), None
-        try:
-            self._append(self._decided(fresh, sizes, text), future)
-        finally:
-            self._urgency.end()
+        self._append(self._decided(fresh, sizes, text), future)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
     def _decided(self, events: Sequence[Event], sizes: Sequence[int], text: bytes | None) -> Batch:
         """As `quell.evaluate.evaluate` decides each of them, in order; most have an answer that the index gives at once."""
-        index, state, now, few = self.index, self.state, self._clock(), len(events) <= _FEW
+        index, state, now = self.index, self.state, self._clock()
         found = list(map(self._inventory.enrich, events))
         enriched = {n: each for n, each in enumerate(found) if each is not None} if any(found) else {}
         if enriched:
@@ -130,7 +123,7 @@ class Pipeline:
             if _is_bare(decision):
                 entries[n] = Entry(event=event, decision=decision, own_id=not event.id_given)
             else:
-                entries[n] = self._entry(event, decision, now, hurry=few)
+                entries[n] = self._entry(event, decision, now)
         return Batch(
             events=events,
             answers=[each if isinstance(each, Answer) else None for each in matched],
@@ -151,10 +144,8 @@ class Pipeline:
         self.check(1, len(event.raw))
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         fresh, awaited = self._fresh([event], future)
-        try:
-            self._append(Batch.of([self._entry(each, decision, decision.time) for each in fresh]), future, noted)
-        finally:
-            self._urgency.end()
+        entries = [self._entry(each, decision, decision.time) for each in fresh]
+        self._append(Batch.of(entries), future, noted)
         return asyncio.ensure_future(_all_of((*awaited, future))) if awaited else future
 
     def submit_unanswered(self, event: Event, flag: Flag | None) -> asyncio.Future[None]:
@@ -191,7 +182,6 @@ class Pipeline:
         kept = self._store.keep_orders(ordering) if ordering and not noted else None
         if kept is not None:
             self._order([item for item in queued if item.event_id in awaited])
-        self._urgency.end()
 
         # It holds these and not the batch, which would else live until the commit.
         def done(error: StoreError | None) -> None:
@@ -202,16 +192,10 @@ class Pipeline:
         # Whoever carries out the order needs the processors first; the log has it.
         self._store.append_batch(batch, done, noted, later=kept is not None)
 
-    def _entry(self, event: Event, decision: Decision, now: float, *, hurry: bool = True) -> Entry:
-        """An event with what follows from its decision; the state learns of the decision here, and only here.
-
-        hurry: until what it orders has gone, this thread goes before others. Agents on the same machine would else take its
-        processor as soon as they hear what is coming.
-        """
+    def _entry(self, event: Event, decision: Decision, now: float) -> Entry:
+        """An event with what follows from its decision; the state learns of the decision here, and only here."""
         self.state.apply(decision)
         ordered = commands(decision, self.state, now)
-        if ordered and hurry:
-            self._urgency.begin()
         for command in ordered:
             # Before the rest: its target is looked at meanwhile.
             if self._prepare(command):

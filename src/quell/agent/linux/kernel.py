@@ -13,9 +13,9 @@ from quell.agent import proc, users
 from quell.agent.file_status import ASKS_NOBODY
 from quell.agent.kernel import Capabilities, Cgroups, Isolation, Look
 from quell.agent.linux import capabilities, cgroups, namespace
+from quell.agent.linux.urgency import hurrying
 from quell.agent.proc import Facts, Stat
 from quell.agent.users import Users
-from quell.urgency import hurrying
 
 #: linux/pidfd.h: the process group whose leader the handle names. Linux 6.9.
 _PROCESS_GROUP = 1 << 2

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from quell.urgency import Urgency, hurrying
+from quell.agent.linux.urgency import hurrying
 
 HURRIED = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
 
@@ -55,16 +55,14 @@ def test_a_hurry_ends_as_it_began_and_is_one_threads(policy: int) -> None:
     def work() -> None:
         os.sched_setscheduler(0, policy, os.sched_param(0))
         others = os.sched_getscheduler(os.getpid())
-        urgency = Urgency()
-        urgency.end()
         for _ in range(2):
-            urgency.begin()
-            urgency.begin()
-            assert os.sched_getscheduler(0) == HURRIED
-            assert os.sched_getscheduler(os.getpid()) == others
-            urgency.end()
+            with hurrying():
+                assert os.sched_getscheduler(0) == HURRIED
+                assert os.sched_getscheduler(os.getpid()) == others
+                with hurrying():
+                    assert os.sched_getscheduler(0) == HURRIED
+                assert os.sched_getscheduler(0) == HURRIED
             assert os.sched_getscheduler(0) == policy
-            urgency.end()
 
     in_a_thread(work)
 
@@ -105,7 +103,7 @@ def test_without_the_right_nothing_changes_and_with_part_of_it_a_hurry_ends(limi
     """A limit of 1 lets a user hurry, but not take back that what he starts does not."""
     program = f"""
 import os, resource, sys
-from quell.urgency import Urgency
+from quell.agent.linux.urgency import hurrying
 try:
     resource.setrlimit(resource.RLIMIT_RTPRIO, ({limit}, {limit}))
 except ValueError:
@@ -113,11 +111,9 @@ except ValueError:
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-urgency = Urgency()
 for _ in range(2):
-    urgency.begin()
-    print(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
-    urgency.end()
+    with hurrying():
+        print(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
     print(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
