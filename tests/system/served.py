@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 _LOOKUP, _FORGET, _GETATTR, _OPEN, _READ, _INIT, _INTERRUPT, _BATCH_FORGET = 1, 2, 3, 14, 15, 26, 36, 42
 _ROOT, _FILE = 1, 2
 _DETACH = 2
@@ -31,7 +33,10 @@ def served(folder: Path, program: str | Path, user: int = 0) -> Iterator[Path]:
     with subprocess.Popen(words, stdout=subprocess.PIPE) as server:
         try:
             assert server.stdout is not None
-            assert server.stdout.readline() == b"mounted\n"
+            said = server.stdout.readline()
+            if said == b"refused\n":
+                pytest.skip("this root may not mount a file system")
+            assert said == b"mounted\n"
             yield folder / "nc"
         finally:
             # Whoever still waits for an answer is told that there is nobody.
@@ -46,7 +51,10 @@ def _main(folder: str, program: str, user: int) -> None:
     options = f"fd={device},rootmode={stat.S_IFDIR:o},user_id={user},group_id={user}"
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"served", os.fsencode(folder), b"fuse", 0, options.encode()):
-        raise OSError(ctypes.get_errno(), "mount")
+        if ctypes.get_errno() != errno.EPERM:
+            raise OSError(ctypes.get_errno(), "mount")
+        sys.stdout.write("refused\n")
+        return
     sys.stdout.write("mounted\n")
     sys.stdout.flush()
     opened = False
