@@ -2,7 +2,8 @@
 
     python -m tests.system.served MOUNTPOINT PROGRAM USER
 
-It holds one file, `nc`, with the bytes of PROGRAM, and belongs to USER, whom alone it serves. linux/fuse.h, version 7.31.
+Beside the mount point, a file `asked` is made when there was such a question: whoever put it now waits. The file system holds
+one file, `nc`, with the bytes of PROGRAM, and belongs to USER, whom alone it serves. linux/fuse.h, version 7.31.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ def served(folder: Path, program: str | Path, user: int = 0) -> Iterator[Path]:
             ctypes.CDLL(None).umount2(os.fsencode(folder), _DETACH)
 
 
+def asked(file: Path) -> Path:
+    """There once somebody waits for an answer about the file."""
+    return file.parent.with_name("asked")
+
+
 def _main(folder: str, program: str, user: int) -> None:
     content = Path(program).read_bytes()
     device = os.open("/dev/fuse", os.O_RDWR)
@@ -62,7 +68,10 @@ def _main(folder: str, program: str, user: int) -> None:
         request = os.read(device, 1 << 20)
         _, operation, unique, node = struct.unpack_from("=IIQQ", request)
         body, answer, error = request[40:], b"", 0
-        if operation in (_FORGET, _BATCH_FORGET, _INTERRUPT) or (operation == _GETATTR and node == _FILE and opened):
+        if operation in (_FORGET, _BATCH_FORGET, _INTERRUPT):
+            continue
+        if operation == _GETATTR and node == _FILE and opened:
+            asked(Path(folder) / "nc").touch()
             continue
         if operation == _INIT:
             answer = struct.pack("=IIIIHHIIHHI28x", 7, 31, 0, 0, 8, 6, 1 << 17, 1, 0, 0, 0)

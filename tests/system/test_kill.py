@@ -54,10 +54,9 @@ def executor(tmp_path: Path) -> Iterator[Executor]:
 class Victim:
     """A process of our own, old enough for its start to lie more than a tick back."""
 
-    def __init__(self, *command: str, executable: str | None = None) -> None:
-        self.process = subprocess.Popen(
-            command or ("/bin/sleep", "300"), executable=executable, stdin=subprocess.DEVNULL
-        )
+    def __init__(self, *command: str, **options: Any) -> None:
+        """options: of subprocess.Popen."""
+        self.process = subprocess.Popen(command or ("/bin/sleep", "300"), stdin=subprocess.DEVNULL, **options)
         self.pid = self.process.pid
         time.sleep(2.5 / HZ)
 

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.system.running import Quell, Victim, wait_for
-from tests.system.served import served
+from tests.system.served import asked, served
 
 from quell.agent.executor import KILL_SECONDS
 
@@ -48,12 +48,10 @@ def test_who_cannot_end_is_told_of_and_holds_nobody_up(tmp_path: Path) -> None:
         file = end.enter_context(served(tmp_path / "served", shutil.which("sleep") or "/bin/sleep"))
         os.close(os.open(file, os.O_RDONLY))
         # Once the question has been put the kernel waits for its answer, whatever becomes of who asked.
-        asks = tmp_path / "asks"
-        stuck = Victim("stuck", sys.executable, "-c", f"import os; os.mkdir({str(asks)!r}); os.stat({str(file)!r})")
+        stuck = Victim("stuck", sys.executable, "-c", f"import os; os.stat({str(file)!r})")
         others = [Victim(f"other-{number}") for number in range(12)]
         victims += [stuck, *others]
-        wait_for(asks.exists, what="its question")
-        time.sleep(0.3)
+        wait_for(asked(file).exists, what="its question")
         started = time.monotonic()
         quell.ask("POST", "/v1/events", content=stuck.event())
         for other in others:

@@ -8,13 +8,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.system.served import served
+from tests.system.running import wait_for
+from tests.system.served import asked, served
 from tests.system.test_kill import Victim, command
 from tests.system.test_sensor import sensing
 
@@ -48,14 +48,7 @@ def place() -> Iterator[Path]:
 
 @contextmanager
 def running(file: Path, user: int = 0) -> Iterator[Victim]:
-    class Served(Victim):
-        def __init__(self) -> None:
-            self.process = subprocess.Popen(
-                [file, "300"], user=user, group=user, extra_groups=[], stdin=subprocess.DEVNULL
-            )
-            self.pid = self.process.pid
-
-    victim = Served()
+    victim = Victim(str(file), "300", user=user, group=user, extra_groups=[])
     try:
         yield victim
     finally:
@@ -71,14 +64,16 @@ def told(pid: int) -> Process:
 
 def test_who_does_not_answer_holds_up_nothing(place: Path) -> None:
     with served(place / "served", PROGRAM) as file, running(file) as victim:
-        # Whoever asks waits.
-        asking = subprocess.Popen([sys.executable, "-c", f"import os; os.stat('/proc/{victim.pid}/exe')"])
+        assert not asked(file).exists()
         facts, status = read_process(victim.pid, full=False), file_status(f"/proc/{victim.pid}/exe")
         assert facts is not None
         assert facts.process.exe == str(file)
         assert facts.exe_id == (os.lstat(place / "served").st_dev, 2) == status[:2]
         assert status.size == Path(PROGRAM).stat().st_size
-        time.sleep(0.5)
+        assert not asked(file).exists()
+        # Whoever does ask waits.
+        asking = subprocess.Popen([sys.executable, "-c", f"import os; os.stat('/proc/{victim.pid}/exe')"])
+        wait_for(asked(file).exists, what="the question")
         assert asking.poll() is None
     asking.wait(20)
 
@@ -87,7 +82,6 @@ def test_a_kill_does_not_wait_for_who_serves_the_program(place: Path) -> None:
     ledger = Ledger(place / "ledger")
     executor = Executor(LinuxKernel(), ledger, Protected.load())
     with served(place / "served", PROGRAM) as file, running(file) as victim:
-        time.sleep(0.03)
         order = command(told(victim.pid))
         assert not executor.prepare(order, wait=False), "what is protected was not looked up yet"
         executor.prepare(command(told(victim.pid)))

@@ -108,8 +108,8 @@ class Executor:
         paused: Callable[[], bool] = lambda: False,
         gatherer: Gatherer | None = None,
     ) -> None:
-        """kept: a pidfd of a process, to be closed here, that the sensor has had since its first sight. paused: nothing destructive is done now.
-        gatherer: of evidence before kills; None: none is gathered.
+        """kept: a pidfd of a process, to be closed here, that the sensor has had since its first sight. paused: nothing
+        destructive is done now. gatherer: of evidence before kills; None: none is gathered.
         """
         self.kernel = kernel
         self.ledger = ledger
