@@ -18,6 +18,7 @@ import pytest
 from tests.system.podman import Podman, missing, podman
 from tests.system.workloads import Service, Watching, process_of, service, watching
 from tests.unit.test_agent_runtime import ENVIRONMENT, UNPRIVILEGED, Controller, command_line, controller, until
+from tests.unit.test_agent_sensor_parts import is_kept
 
 from quell.agent import proc
 from quell.channel import messages as m
@@ -105,6 +106,7 @@ def test_a_handle_is_kept_and_reaches_the_process(unit: Service) -> None:
                 pidfd = seen.sensor.kept(process.pid)
                 assert pidfd is not None
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
                 assert process.wait(5) == -signal.SIGKILL
 
     asyncio.run(scenario())
@@ -170,7 +172,7 @@ def test_outside_of_containers_and_services_nothing_is_told(unit: Service) -> No
                 unit.started("sleep", "62") as inside,
             ):
                 await seen.until(lambda: seen.of(inside.pid))
-                await seen.reaches(lambda: seen.sensor.kept(outside.pid) is not None)
+                await seen.reaches(lambda: is_kept(seen.sensor, outside.pid))
                 outside.kill()
                 assert seen.of(outside.pid) == []
 

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from tests.unit.test_agent_sensor_parts import is_kept
 
 from quell.agent import proc
 from quell.agent.connector import Connector, ConnectorError
@@ -76,7 +77,7 @@ class Running:
 
     async def looked_at(self, pid: int) -> None:
         """Until the sensor has seen this execution, whatever it made of it."""
-        await self.reaches(lambda: self.sensor.kept(pid) is not None)
+        await self.reaches(lambda: is_kept(self.sensor, pid))
 
     async def reaches(self, holds: Callable[[], bool], seconds: float = 5.0) -> None:
         deadline = time.monotonic() + seconds
@@ -150,6 +151,7 @@ def test_the_kept_handle_reaches_the_process() -> None:
                 pidfd = running.sensor.kept(process.pid)
                 assert pidfd is not None
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
                 assert process.wait(5) == -signal.SIGKILL
             assert running.sensor.kept(os.getpid()) is None
 
@@ -300,6 +302,6 @@ def test_what_is_gone_before_it_is_read_is_counted_and_nothing_leaks() -> None:
                     ended.append(process.pid)
             with started("sleep", "60") as process:
                 await running.looked_at(process.pid)
-                assert [running.sensor.kept(pid) for pid in ended] == [None] * 20
+                assert not any(is_kept(running.sensor, pid) for pid in ended)
 
     asyncio.run(scenario())

@@ -21,7 +21,7 @@ _SPARE = 256
 
 
 class Pidfds:
-    """The most recent executions. kept() and duplicate() are for any thread, the rest for the sensor's."""
+    """The most recent executions. kept() is for any thread, the rest for the sensor's."""
 
     def __init__(self, most: int = _MOST) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -47,11 +47,7 @@ class Pidfds:
         self._epoll.register(pidfd, select.EPOLLIN)
 
     def kept(self, pid: int) -> int | None:
-        """The pidfd of a process seen to start here. It stays this object's."""
-        return self._held.get(pid)
-
-    def duplicate(self, pid: int) -> int | None:
-        """As kept, the caller's own; None as well where there are no descriptors left."""
+        """A pidfd of the caller's own for a process seen to start here; None as well where there are no descriptors left."""
         with self._closing:
             pidfd = self._held.get(pid)
             try:

@@ -195,7 +195,7 @@ class Agent:
         self._sensor, limits = self._sense(watch_list, subjects)
         self._census, unseen = self._count(options)
         self._kernel = kernel
-        self._kept = self._sensor.duplicate if self._sensor else lambda _pid: None
+        self._kept = self._sensor.kept if self._sensor else lambda _pid: None
         capabilities = kernel.capabilities()
         self._hello = _hello(identity, machine_id, capabilities, limits + unseen)
         self._executor = Executor(

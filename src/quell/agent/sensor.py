@@ -44,7 +44,7 @@ class Counts(Struct):
 
 
 class Sensor:
-    """Runs on the event loop's thread from start() to stop(); kept() and duplicate() may be called from any."""
+    """Runs on the event loop's thread from start() to stop(); kept() may be called from any."""
 
     def __init__(
         self,
@@ -77,13 +77,8 @@ class Sensor:
 
     @property
     def kept(self) -> Callable[[int], int | None]:
-        """The pidfd of a process seen to start, if it is kept (quell.agent.pidfds)."""
+        """A pidfd of the caller's own for a process seen to start, if one is kept (quell.agent.pidfds)."""
         return self._pidfds.kept
-
-    @property
-    def duplicate(self) -> Callable[[int], int | None]:
-        """A pidfd of the caller's own for such a process."""
-        return self._pidfds.duplicate
 
     def _readable(self) -> None:
         for pid in self._pidfds.sweep():
